@@ -56,7 +56,8 @@ class Routes:
 
     def _describe(self, interfaces: Set[str]) -> StaticFile:
         http, outbox, reader = self._settings.http, self._settings.outbox, self._http.reader
+        durability = outbox.durability if outbox.kind == "sqlite" else None
         values = DescribedValues(
-            http.max_body_bytes, reader.max_event_bytes, outbox.durability, reader.required, reader.allowed_tenants
+            http.max_body_bytes, reader.max_event_bytes, durability, reader.required, reader.allowed_tenants
         )
         return static_files.description(describe(values, interfaces))

@@ -38,6 +38,7 @@ SHAPE = {
         "problem": str,
     },
     "tenant_names": Each(str),
+    "replicas": [{"name": str, "slots": int, "pending": int, "beat_age_seconds": float, "self": bool}],
     "upstreams": [
         {
             "tenant": Optional(int),
@@ -122,6 +123,7 @@ def describe(data: dict[str, Any]) -> str:
         ("dead letters", f"{data['dead_letters']['count']:,}"),
         ("can store events", "yes" if outbox["writable"] else f"NO: {outbox['problem']}"),
         ("outbox", f"{bytes_text(outbox['bytes'])} of {bytes_text(outbox['max_bytes'])}{_free(outbox)}"),
+        *([("relays", _replicas(data["replicas"]))] if data["replicas"] else []),
         ("clock", _clock(data["clock_skew_seconds"])),
         ("relay", f"{data['version']}, up {duration_text(data['uptime_seconds'])} (since {data['started_at']})"),
     ]
@@ -139,6 +141,15 @@ def describe(data: dict[str, Any]) -> str:
 
 
 _LEVELS = {"ok": "OK", "slow": "SLOW", "trouble": "TROUBLE"}
+
+
+def _replicas(replicas: list[dict[str, Any]]) -> str:
+    """Return the share of each relay in the pending events and in the 256 groups of devices."""
+    return "; ".join(
+        f"{replica['name']}{' (this one)' if replica['self'] else ''}: {replica['pending']:,} pending, "
+        f"{replica['slots']} of 256 groups, seen {duration_text(replica['beat_age_seconds'])} ago"
+        for replica in replicas
+    )
 
 
 def _clock(skew_s: float | None) -> str:

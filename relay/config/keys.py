@@ -203,6 +203,8 @@ KEYS: tuple[Key, ...] = (
     Key("outbox.timeout", Duration(_SECOND_MS, 10 * _MINUTE_MS),
         "Maximum duration of a statement in the database. While the database does not respond for this time, events "
         "receive 503.", restart=True),
+    Key("outbox.require_replicated", Flag(),
+        "Rejects events with 503 unless a synchronous standby of the database confirms each commit.", restart=True),
     Key("outbox.replica_name", Text(48),
         'Name of this relay in the database and in the status; "" for the host name.', restart=True),
     Key("outbox.max_size", Size(_MIB, _TIB),

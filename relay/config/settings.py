@@ -87,6 +87,7 @@ class OutboxSettings:
     schema: str = "relay"
     lease_ms: int = 10_000
     timeout_ms: int = 10_000
+    require_replicated: bool = False
     replica_name: str = ""
     identity: Literal["machine", "fixed"] = "machine"
     adopt: bool = False

@@ -16,9 +16,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Literal
+from typing import get_args
 from uuid import UUID
 
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE
@@ -39,7 +39,7 @@ from relay.ingest.content_type import (
     wrong_type,
 )
 from relay.ingest.long_reads import LongReads
-from relay.outbox import EventState, Outbox, OutboxError, Selection
+from relay.outbox import Durability, EventState, Outbox, OutboxError, Selection
 from relay.runtime.metrics import REJECT_REASONS, Metrics
 
 EVENTS_PATH = "/v1/events"
@@ -84,15 +84,16 @@ class HttpIngest:
         reader: Reader,
         outbox: Outbox,
         settings: Http,
-        durability: Literal["full", "normal"],
+        durability: Callable[[], Durability],
         metrics: Metrics,
     ) -> None:
+        """`durability` returns that of the last commit."""
         self.reader = reader
         """A reload of the configuration may replace the reader."""
         self._outbox = outbox
         self._max_body_bytes = settings.max_body_bytes
-        self._durability = ("Relay-Durability", durability)
-        self._stored = _stored_response(self._durability)
+        self._durability = durability
+        self._stored = {each: _stored_response(each) for each in get_args(Durability)}
         self._received = metrics.events_received.labels("http")
         self._accepted = metrics.events_accepted.labels("http")
         self._duplicate = metrics.events_duplicate.labels("http")
@@ -177,7 +178,8 @@ class HttpIngest:
 
     def _appended(self, count: int, generated: Sequence[bytes], reply: Reply, error: BaseException | None) -> None:
         if error is None:
-            reply(_stored_response(self._durability, _event_ids(generated)) if generated else self._stored)
+            durability = self._durability()
+            reply(_stored_response(durability, _event_ids(generated)) if generated else self._stored[durability])
         elif isinstance(error, OutboxError):
             self._rejected[error.reason].inc(count)
             reply(error_response(503, str(error), headers=RETRY_LATER))
@@ -231,8 +233,8 @@ class HttpIngest:
         reply(_event_response(event_id, "dead_lettered", **why))
 
 
-def _stored_response(*headers: tuple[str, str]) -> Response:
-    return Response(202, b'{"success": true}', headers)
+def _stored_response(durability: str, *headers: tuple[str, str]) -> Response:
+    return Response(202, b'{"success": true}', (("Relay-Durability", durability), *headers))
 
 
 def _unknown_event(event_id: str) -> Response:

@@ -25,7 +25,8 @@ class DescribedValues(NamedTuple):
 
     max_body_bytes: int
     max_event_bytes: int
-    durability: Literal["full", "normal"]
+    durability: Literal["full", "normal"] | None
+    """None: the durability of a shared outbox is that of the database at each commit."""
     required: Set[str]
     """Dotted names of the required fields, without the fields that `defaults` supplies."""
     allowed_tenants: Set[int] = frozenset()
@@ -37,7 +38,8 @@ def describe(values: DescribedValues, interfaces: Set[str]) -> dict[str, Any]:
     description: dict[str, Any] = msgspec.json.decode(resources.files(__name__).joinpath("openapi.json").read_bytes())
     components = description["components"]
     description["info"]["version"] = __version__
-    components["headers"]["Relay-Durability"]["schema"]["const"] = values.durability
+    if values.durability is not None:
+        components["headers"]["Relay-Durability"]["schema"]["enum"] = [values.durability]
     too_large = components["responses"]["AppsTooLarge"]
     too_large["description"] = too_large["description"].format(**values._asdict())
     _require(components["schemas"]["Event"], values.required)

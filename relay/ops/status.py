@@ -144,12 +144,24 @@ class Status:
                 else None,
                 "full_in_seconds": self._history.full_in_s(),
                 "writable": gauges.writable,
+                "durability": self._outbox.durability,
+                "owed_requests": gauges.owed,
                 "problem": gauges.problem,
                 "quarantined_events": gauges.quarantined,
                 "devices": gauges.devices,
                 "max_devices": gauges.max_devices,
             },
             "tenant_names": {str(tenant_id): name for tenant_id, name in self._tenant_names().items()},
+            "replicas": [
+                {
+                    "name": replica.name,
+                    "slots": replica.groups,
+                    "pending": replica.events,
+                    "beat_age_seconds": replica.beat_age_ms / 1000,
+                    "self": replica.is_self,
+                }
+                for replica in gauges.replicas
+            ],
             "upstreams": [self._endpoint(tenant_id, endpoint, now) for tenant_id, endpoint in snapshot.upstreams],
             "upstreams_left_out": sum(snapshot.states.values()) - len(snapshot.upstreams),
             "devices_waiting": snapshot.queues.waiting,
@@ -177,6 +189,9 @@ class Status:
         metrics.outbox_max_bytes.set(gauges.max_bytes)
         metrics.outbox_oldest_event_age_seconds.set(gauges.oldest_age_ms / 1000)
         metrics.outbox_writable.set(gauges.writable)
+        metrics.outbox_replicas.set(len(gauges.replicas))
+        metrics.outbox_owed.set(gauges.owed)
+        metrics.outbox_replicated.set(self._outbox.durability == "replicated")
         metrics.devices.set(gauges.devices)
         metrics.max_devices.set(gauges.max_devices)
         metrics.dead_letters.set(gauges.dead_letters)

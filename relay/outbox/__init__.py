@@ -97,6 +97,7 @@ class OutboxUnusable(OutboxError):
 
 DeadReason = Literal["refused", "too_large", "poison", "corrupt"]
 DropReason = Literal["age", "size", "discarded"]
+Durability = Literal["normal", "full", "replicated"]
 EventState = Literal["pending", "delivered", "dead_lettered", "dropped"]
 
 
@@ -198,6 +199,16 @@ class Ledger(NamedTuple):
         return self.accepted + self.requeued == (self.delivered + self.dead_lettered + self.dropped + self.pending)
 
 
+class ReplicaView(NamedTuple):
+    """One of the relays that share an outbox, and the number and pending events of the queue groups that it holds."""
+
+    name: str
+    groups: int
+    events: int
+    beat_age_ms: int
+    is_self: bool
+
+
 class Gauges(NamedTuple):
     """Measurements for operators, as of the last commit."""
 
@@ -217,6 +228,10 @@ class Gauges(NamedTuple):
     max_devices: int
     quarantined: int = 0
     """Number of pending events that another machine stored. The relay does not send them until an operator decides."""
+    replicas: Sequence[ReplicaView] = ()
+    """The relays that share this outbox; empty if it is not shared."""
+    owed: int = 0
+    """Number of requests of relays that lost their lease which may still reach the upstream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +298,10 @@ class Outbox(Protocol):
 
     async def load(self, holder: Holder) -> None:
         """Rebuild the index of device queues, and grant them to the holder. Appends are possible meanwhile."""
+
+    @property
+    def durability(self) -> Durability:
+        """The durability of the last commit."""
 
     def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
         """Store events, all or none. The future's result is the number of duplicates, set after the

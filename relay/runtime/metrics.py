@@ -96,6 +96,14 @@ class Metrics:
             "outbox_oldest_event_age_seconds", "Age of the oldest pending event."
         )
         self.outbox_writable = gauge("outbox_writable", "1 if events can be stored now, otherwise 0.")
+        self.outbox_replicas = gauge("outbox_replicas", "Relays that share the outbox; 0 if it is not shared.")
+        self.outbox_owed = gauge(
+            "outbox_owed", "Requests of relays that lost their lease which may still arrive; they occupy rate slots."
+        )
+        self.outbox_replicated = gauge(
+            "outbox_replicated", "1 if a synchronous standby confirms each commit, otherwise 0."
+        )
+        self.outbox_takeovers = counter("outbox_takeovers", "Relays that were silent and lost their lease to this one.")
         self.outbox_set_aside = counter(
             "outbox_set_aside", "Broken outbox files quarantined at start; alert on any increase."
         )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from relay.config import OutboxSettings
-from relay.outbox import ClaimPart, Ledger, OutboxLost, OutboxUnavailable
+from relay.outbox import ClaimPart, Ledger, OutboxLost, OutboxUnavailable, Selection
 from relay.outbox.postgres.database import GROUPS, Beat
 
-from tests.contract.boxes import TV, SharedBox, bodies, close, event, events
+from tests.contract.boxes import REFUSED, TV, SharedBox, bodies, close, event, events
 
 NO_BEAT = Beat(None, 0, 0, 0)
 DEVICES = [(1, "tv", f"tv-{number}") for number in range(24)]
@@ -121,3 +122,46 @@ async def test_a_clean_stop_hands_over_at_once(pair: tuple[Any, Any]) -> None:
     await until(lambda: len(groups(rest)) == GROUPS)
     assert await rest.deliver(10) == bodies(range(5))
     assert rest.loaded.unsettled == []
+
+
+async def test_each_knows_the_share_of_the_other(pair: tuple[Any, Any]) -> None:
+    one, _ = pair
+    await one.outbox.append(events(range(5)))
+    await everything_is_reported(pair)
+    holder = holder_of(pair, TV)
+    (rest,) = [box for box in pair if box is not holder]
+    await until(lambda: [each.events for each in rest.outbox.gauges().replicas if not each.is_self] == [5])
+    replicas = rest.outbox.gauges().replicas
+    assert [each.groups for each in replicas if each.is_self] == [len(groups(rest))]
+    assert sum(each.groups for each in replicas) == GROUPS
+
+
+async def test_a_command_beside_the_relays_takes_no_device_queues(pair: tuple[Any, Any]) -> None:
+    """It registers to requeue dead letters, but neither beats nor claims."""
+    one, other = pair
+    await one.outbox.append(events(range(2)))
+    await everything_is_reported(pair)
+    holder = holder_of(pair, TV)
+    await holder.claim(2)
+    await holder.settle(dead={0: REFUSED})
+    command = one.beside()
+    await command.outbox.open()
+    assert await command.outbox.requeue(Selection(all=True), 10) == 1
+    await everything_is_reported(pair)
+    await until(lambda: len(one.outbox._parts.state.view.replicas) == 3)
+    assert len(groups(one)) + len(groups(other)) == GROUPS
+    assert len(one.outbox.gauges().replicas) == 2
+    await command.outbox.close()
+    assert await holder.deliver(10) == bodies([0])
+
+
+async def test_a_commit_without_a_standby_is_rejected_if_one_is_required(pair: tuple[Any, Any]) -> None:
+    one, _ = pair
+    strict = one.beside()
+    strict.settings = replace(one.settings, require_replicated=True)
+    strict.outbox = strict.make()
+    await strict.start()
+    with pytest.raises(OutboxUnavailable, match=r"outbox\.require_replicated"):
+        await strict.outbox.append(events([1]))
+    assert not strict.outbox.gauges().writable
+    await close(strict)

@@ -189,7 +189,7 @@ class Served:
         self.outbox: Any = outbox or ScriptedOutbox()
         self.settings = Http(**{"listen": "127.0.0.1:0", "allowed_origins": allowed_origins, **settings})
         reader = new_reader(self.clock, self.settings.max_event_bytes)
-        ingest = HttpIngest(reader, self.outbox, self.settings, "full", self.metrics)
+        ingest = HttpIngest(reader, self.outbox, self.settings, lambda: "full", self.metrics)
         guard = HostGuard(self.settings.allowed_hosts, self.settings.allowed_origins)
         self.parsed_heads = 0
         """Heads that were not found in the cache."""

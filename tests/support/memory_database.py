@@ -123,7 +123,7 @@ class MemoryDatabase:
         last_at_ms = max((row.at_ms for _, row in store.commits.values()), default=0)
         return d.Registered(replica, store.anchor, store.boot_from_ms, live, last_at_ms, list(store.marks.values()))
 
-    async def append(self, replica: int, append: d.AppendTransaction) -> Sequence[int]:
+    async def append(self, replica: int, append: d.AppendTransaction) -> d.Appended:
         await self._turn()
         store = self.store
         ids = [store.next_id + at for at in range(len(append.parts))]
@@ -142,7 +142,7 @@ class MemoryDatabase:
                 store.log[commit.seq(at)] = LogRow(*event)
         row.append_number, row.appended = append.number, d.AppendTotals(append.accepted, append.requeued)
         await self._turn()
-        return ids
+        return d.Appended(ids, "full")
 
     async def requeue(self, replica: int, requeue: d.RequeueTransaction) -> d.CommitRow | None:
         await self._turn()
@@ -263,7 +263,9 @@ class MemoryDatabase:
         outbox_ms = 0 if store.anchor is None else store.anchor.outbox_ms
         own = {number for number in store.owed if store.holders.get(d.group_of(number)) == replica}
         ended = [(number, fenced) for number in own for fenced, since in store.owed[number].items() if since is None]
-        view = d.View(live, dict(store.holders), first_ids, appended, moved, self._letter_totals(), outbox_ms, ended)
+        view = d.View(
+            live, dict(store.holders), first_ids, appended, moved, self._letter_totals(), outbox_ms, ended, "full"
+        )
         await self._turn()
         return view
 

@@ -20,6 +20,7 @@ from relay.outbox import (
     Dead,
     DeadLetter,
     DropReason,
+    Durability,
     EventState,
     Gauges,
     Holder,
@@ -239,6 +240,12 @@ class MemoryOutbox:
         unwanted = [(number, stored) for number, stored in self._droppable() if stored.at_ms < oldest_ms]
         self._drop("age", unwanted)
         return len(unwanted)
+
+    was_moved = False
+
+    @property
+    def durability(self) -> Durability:
+        return self._settings.durability
 
     def ledger(self) -> Ledger:
         return self.disk.ledger

@@ -105,6 +105,7 @@ class DeadLetterOutbox:
     letters: dict[int, DeadLetter] = field(default_factory=dict)
     requeued: list[int] = field(default_factory=list)
     fails: bool = False
+    durability = "full"
 
     def ledger(self) -> Ledger:
         return self.totals

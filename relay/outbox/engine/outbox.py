@@ -16,6 +16,7 @@ from relay.outbox import (
     Claimed,
     ClaimPart,
     DeadLetter,
+    Durability,
     EventState,
     Gauges,
     Holder,
@@ -105,6 +106,10 @@ class OutboxEngine:
 
     def room(self) -> bool:
         return self._owner.room()
+
+    @property
+    def durability(self) -> Durability:
+        return self._settings.durability
 
     # -- forwarding ----------------------------------------------------------------------------------
 

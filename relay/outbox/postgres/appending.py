@@ -196,7 +196,7 @@ class Appending:
                     number, rows = await self._database.last_append(self._state.replica)
                     if number == append.number:
                         break
-                ids = await self._database.append(self._state.replica, append)
+                ids, self._state.durability = await self._database.append(self._state.replica, append)
                 rows = [self._row(append, number, part) for number, part in zip(ids, append.parts, strict=True)]
                 break
             except OutboxUnavailable as error:

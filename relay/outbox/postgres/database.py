@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import Literal, NamedTuple, Protocol
 
 from relay.event.reader import DeviceKey
-from relay.outbox import Dead, DeadLetter, Selection
+from relay.outbox import Dead, DeadLetter, Durability, Selection
 from relay.outbox.engine.outbox_clock import Anchor
 
 GROUPS = 256
@@ -83,6 +83,12 @@ class AppendTransaction(NamedTuple):
     new_queues: Sequence[tuple[int, DeviceKey]]
     """Device queues that may not exist yet, sorted by id."""
     parts: Sequence[NewPart]
+
+
+class Appended(NamedTuple):
+    ids: Sequence[int]
+    """The id of each part's commit row."""
+    durability: Durability
 
 
 class RequeueTransaction(NamedTuple):
@@ -252,6 +258,7 @@ class View(NamedTuple):
     outbox_ms: int
     ended: Sequence[tuple[int, int]]
     """(Queue id, fenced replica) of owed requests that are over, in the queue groups that this replica holds."""
+    durability: Durability
 
 
 class Registered(NamedTuple):
@@ -271,8 +278,7 @@ class SharedDatabase(Protocol):
     async def register(self, name: str) -> Registered:
         """Create or migrate the tables, and a replica without queue groups."""
 
-    async def append(self, replica: int, append: AppendTransaction) -> Sequence[int]:
-        """Return the id of each part's commit row."""
+    async def append(self, replica: int, append: AppendTransaction) -> Appended: ...
 
     async def requeue(self, replica: int, requeue: RequeueTransaction) -> CommitRow | None:
         """Return the commit row; None if none of the dead letters existed. A check of 0 is unknown."""

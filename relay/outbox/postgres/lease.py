@@ -52,6 +52,10 @@ class Observer:
     def __repr__(self) -> str:
         return f"<Observer of {self._since}>"
 
+    def ages_ms(self, now: int) -> dict[int, int]:
+        """Return by replica the time since its last beat was seen first."""
+        return {replica: now - since for replica, (_, since) in self._since.items()}
+
     def look(self, beats: Mapping[int, int], now: int) -> list[int]:
         """Record the beats of the others. Return the replicas that are to be fenced.
 

@@ -12,6 +12,7 @@ from relay.outbox import (
     Claimed,
     ClaimPart,
     DeadLetter,
+    Durability,
     EventState,
     Gauges,
     Holder,
@@ -180,6 +181,11 @@ class SharedOutbox:
             return OutboxLost("the outbox has ended: the relay starts again")
         if (failure := parts.reconnect.lasting_failure()) is not None:
             return failure
+        if self._settings.require_replicated and parts.state.durability != "replicated":
+            return OutboxUnavailable(
+                "no synchronous standby confirms the commits of the database (outbox.require_replicated): set "
+                "synchronous_standby_names on its server"
+            )
         waiting_bytes = parts.appending.cost_bytes
         if waiting_bytes and waiting_bytes + cost_bytes > _MAX_WAITING_BYTES:
             return OutboxFull("more events are waiting for the database than memory may hold")
@@ -279,7 +285,13 @@ class SharedOutbox:
             problem="" if problem is None else str(problem),
             devices=len(parts.state.queues),
             max_devices=self._settings.max_devices,
+            replicas=parts.state.replicas(parts.watching.observer.ages_ms(self._clock.monotonic_ms())),
+            owed=sum(parts.state.owed.values()),
         )
+
+    @property
+    def durability(self) -> Durability:
+        return "normal" if self._parts is None else self._parts.state.durability
 
     async def check(self) -> None:
         """Do nothing: the poll detects a database that does not respond."""

@@ -15,12 +15,13 @@ from psycopg.errors import UniqueViolation
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey
-from relay.outbox import DeadLetter, OutboxLost, OutboxUnusable, Selection
+from relay.outbox import DeadLetter, Durability, OutboxLost, OutboxUnusable, Selection
 from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.postgres import schema, sql
 from relay.outbox.postgres.connection import Connection, Session
 from relay.outbox.postgres.database import (
     OWED_MS,
+    Appended,
     AppendTotals,
     AppendTransaction,
     Beat,
@@ -103,12 +104,14 @@ class PostgresServer:
 
     # -- appends -------------------------------------------------------------------------------------
 
-    async def append(self, replica: int, append: AppendTransaction) -> Sequence[int]:
-        async def work(connection: Connection) -> list[int]:
+    async def append(self, replica: int, append: AppendTransaction) -> Appended:
+        async def work(connection: Connection) -> Appended:
             if len(append.parts) == 1:
-                return [await _append_part(connection, replica, append, append.parts[0])]
-            async with connection.transaction():
-                return [await _append_part(connection, replica, append, part) for part in append.parts]
+                rows = [await _append_part(connection, replica, append, append.parts[0])]
+            else:
+                async with connection.transaction():
+                    rows = [await _append_part(connection, replica, append, part) for part in append.parts]
+            return Appended([number for number, _ in rows], rows[0][1])
 
         return await self._append.run(work)
 
@@ -248,7 +251,9 @@ async def _row(connection: Connection, statement: str, values: Any = None) -> tu
     return row
 
 
-async def _append_part(connection: Connection, replica: int, append: AppendTransaction, part: NewPart) -> int:
+async def _append_part(
+    connection: Connection, replica: int, append: AppendTransaction, part: NewPart
+) -> tuple[int, Durability]:
     sizes = [len(body) for body in part.bodies]
     new = [(queue_id, group_of(queue_id), *key) for queue_id, key in append.new_queues]
     ids, slots, tenants, platforms, devices = map(list, zip(*new, strict=True)) if new else ([], [], [], [], [])
@@ -277,7 +282,8 @@ async def _append_part(connection: Connection, replica: int, append: AppendTrans
     rows = await _rows(connection, sql.APPEND, values)
     if not rows:
         raise OutboxLost("another relay has taken over the device queues of this one: it starts again")
-    return int(rows[0][0])
+    number, durability = rows[0]
+    return number, durability
 
 
 async def _requeue(connection: Connection, replica: int, requeue: RequeueTransaction) -> CommitRow | None:
@@ -318,9 +324,9 @@ async def _view(connection: Connection, replica_of_view: int) -> View:
         appended[replica], moved[replica] = AppendTotals(accepted, requeued), ForwardTotals(*totals)
     holders = dict(await _rows(connection, sql.HOLDERS))
     letters = Letters(*(await _row(connection, sql.LETTER_TOTALS)))
-    (outbox_ms, *_) = await _row(connection, sql.TIME)
+    outbox_ms, durability = await _row(connection, sql.STATE)
     ended = [(queue_id, fenced) for queue_id, fenced in await _rows(connection, sql.ENDED, (replica_of_view,))]
-    return View(replicas, holders, first_ids, appended, moved, letters, outbox_ms or 0, ended)
+    return View(replicas, holders, first_ids, appended, moved, letters, outbox_ms, ended, durability)
 
 
 def _seqs(stored: Mapping[str, int]) -> dict[int, int]:

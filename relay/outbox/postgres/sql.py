@@ -6,7 +6,12 @@ FENCE = "SELECT 1 FROM fences WHERE replica = %s AND role = %s AND NOT fenced FO
 FENCE_AND_WAIT = "SELECT 1 FROM fences WHERE replica = %s AND role = %s AND NOT fenced FOR UPDATE"
 """Waits until a transaction of an earlier connection is decided."""
 
-APPEND = """
+DURABILITY = """
+CASE WHEN 'off' IN (current_setting('synchronous_commit'), current_setting('fsync')) THEN 'normal'
+     WHEN current_setting('synchronous_commit') IN ('on', 'remote_apply')
+          AND current_setting('synchronous_standby_names') <> '' THEN 'replicated'
+     ELSE 'full' END"""
+APPEND = f"""
 WITH f AS MATERIALIZED (
        SELECT 1 FROM fences WHERE replica = %(replica)s AND role = 'append' AND NOT fenced FOR SHARE),
      s AS MATERIALIZED (SELECT nextval('commit_id') AS id FROM f),
@@ -22,7 +27,7 @@ WITH f AS MATERIALIZED (
                   u.checked, substring(%(bodies)b::bytea FROM u.start FOR u.size)
            FROM s, unnest(%(queue_ids)s::bigint[], %(crcs)s::bigint[], %(checks)s::bigint[], %(starts)s::int[],
                           %(sizes)s::int[]) WITH ORDINALITY u(queue_id, crc, checked, start, size, n))
-SELECT id FROM s"""
+SELECT id, {DURABILITY} FROM s"""  # noqa: S608
 
 _COMMIT = "replica, id, at_ms, is_requeue, accepted, requeued, queue_ids, sizes, ids, checks"
 LAST_APPEND = f"""
@@ -82,6 +87,7 @@ NEWEST_LETTERS = _LETTERS.format(after="(id < %(after)s OR %(after)s = 0)", orde
 BEAT = "UPDATE replicas SET beat = beat + 1, events = %s, body_bytes = %s WHERE replica = %s"
 SAVE_TIME = "UPDATE meta SET outbox_ms = %s, monotonic_ms = %s, wall_ms = %s, boot_id = %s, boot_from_ms = %s"
 TIME = "SELECT outbox_ms, monotonic_ms, wall_ms, boot_id, boot_from_ms, version FROM meta"
+STATE = f"SELECT coalesce(outbox_ms, 0), {DURABILITY} FROM meta"  # noqa: S608
 VIEW = """
 SELECT r.replica, r.name, r.beat, r.events, r.body_bytes, f.fenced, coalesce(c.accepted, 0), coalesce(c.requeued, 0),
        o.id, coalesce(m.delivered, 0), coalesce(m.dead_lettered, 0), coalesce(m.dropped, 0), coalesce(m.duplicates, 0)

@@ -5,17 +5,20 @@ Rule: the state changes after a transaction that was committed, or after a poll.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
 from relay.outbox import (
     ClaimPart,
+    Durability,
     EventState,
     Holder,
     Ledger,
     OutboxError,
     OutboxShareUsed,
+    ReplicaView,
     RestoredQueue,
     RestoredState,
     TooManyDevices,
@@ -43,7 +46,7 @@ from relay.runtime.clock import Clock
 
 ROW_BYTES = 120
 """Size of a stored event without its body."""
-_NO_VIEW = View((), {}, {}, {}, {}, Letters(), 0, ())
+_NO_VIEW = View((), {}, {}, {}, {}, Letters(), 0, (), "normal")
 
 
 class ReplicaState:
@@ -62,6 +65,8 @@ class ReplicaState:
         """Queue groups that this replica holds, those that it is about to release included."""
         self.leaving: set[int] = set()
         self.appended = AppendTotals()
+        self.durability: Durability = "normal"
+        """Of the last commit; at first of the last beat."""
         self.moved = ForwardTotals()
         self.view = _NO_VIEW
         self.letters = Letters()
@@ -90,6 +95,22 @@ class ReplicaState:
 
     def anchor(self) -> Anchor:
         return self._time.anchor()
+
+    def replicas(self, beat_ages_ms: Mapping[int, int]) -> list[ReplicaView]:
+        """Return the live replicas. `beat_ages_ms`: by replica, the time since its last beat."""
+        groups = Counter(self.view.holders.values())
+        groups[self.replica] = len(self.groups)
+        return [
+            ReplicaView(
+                other.name,
+                groups[other.replica],
+                self.held()[0] if other.replica == self.replica else other.events,
+                beat_ages_ms.get(other.replica, 0),
+                other.replica == self.replica,
+            )
+            for other in sorted(self.view.replicas)
+            if other.beat  # A command does not beat.
+        ]
 
     # -- totals --------------------------------------------------------------------------------------
 
@@ -161,6 +182,7 @@ class ReplicaState:
         """Record what a beat returned. `letter_changes`: when it was sent."""
         if letter_changes == self.letter_changes:
             self.letters = view.letters
+        self.durability = view.durability
         polled = {replica: totals for replica, totals in self.view.appended.items() if replica in view.appended}
         self.view = view._replace(
             appended={

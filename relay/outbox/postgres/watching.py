@@ -51,7 +51,7 @@ class DatabaseWatch:
         self._reconnect = reconnect
         self._forwarding = forwarding
         self.lease = Lease(state.settings.lease_ms)
-        self._observer = Observer(state.settings.lease_ms)
+        self.observer = Observer(state.settings.lease_ms)
         self._bell = Bell()
         self._beats = 0
         self._is_beat_due = True
@@ -156,13 +156,14 @@ class DatabaseWatch:
     async def _fence_silent(self, view: View) -> None:
         me = self._state.replica
         beats = {other.replica: other.beat for other in view.replicas if other.replica != me}
-        for replica in self._observer.look(beats, self._clock.monotonic_ms()):
+        for replica in self.observer.look(beats, self._clock.monotonic_ms()):
             if await self._database.fence(replica, beats[replica]):
+                self._metrics.outbox_takeovers.inc()
                 _log.warning("took over from a silent replica", replica=replica)
 
     async def _exchange_groups(self, view: View) -> None:
         state = self._state
-        share = shares([other.replica for other in view.replicas])
+        share = shares([other.replica for other in view.replicas if other.beat])  # A command does not beat.
         foreign = {group for group in state.groups - state.leaving if share[group] != state.replica}
         if foreign:
             state.withdraw(foreign)

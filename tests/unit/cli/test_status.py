@@ -13,7 +13,7 @@ import pytest
 from relay.cli.table import bytes_text, duration_text, table
 from relay.http.request import Request
 from relay.http.response import Response
-from relay.outbox import Gauges, Ledger
+from relay.outbox import Gauges, Ledger, ReplicaView
 from relay.policy.endpoint import SeenError
 from relay.policy.overview import EndpointView, QueueView
 
@@ -60,6 +60,16 @@ def test_the_text_begins_with_the_problem_and_the_advice(relay: NotedRelay) -> N
     assert lines[upstream + 6].startswith("  what to do: Write the right value to /etc/relay/key.")
     assert any(line.startswith("2 (PlayTV)  tv        tv-17       345") for line in lines)
     assert "\x1b" not in text
+
+
+def test_the_text_lists_the_relays_that_share_the_outbox(relay: NotedRelay) -> None:
+    replicas = [ReplicaView("box-1", 100, 7, 400, True), ReplicaView("box-2", 156, 1_234, 61_000, False)]
+    relay.outbox.state = relay.outbox.state._replace(replicas=replicas)
+
+    assert (
+        "relays            box-1 (this one): 7 pending, 100 of 256 groups, seen 0 s ago; "
+        "box-2: 1,234 pending, 156 of 256 groups, seen 1 min ago"
+    ) in call("status", environ=relay.environ).stdout.splitlines()
 
 
 def test_the_text_of_a_new_relay(relay: NotedRelay) -> None:

@@ -226,7 +226,7 @@ async def aiohttps(requests: list[bytes], last: bytes) -> tuple[list[bytes], lis
     """Return the statuses from aiohttp's own server with the same handlers, and the stored events."""
     outbox = ScriptedOutbox()
     settings = Http(max_body_bytes=MAX_BODY_BYTES)
-    ingest = HttpIngest(new_reader(HandClock()), outbox, settings, "full", Metrics())  # type: ignore[arg-type]
+    ingest = HttpIngest(new_reader(HandClock()), outbox, settings, lambda: "full", Metrics())  # type: ignore[arg-type]
 
     async def serve(incoming: web.BaseRequest) -> web.Response:
         if incoming.host.startswith("evil"):

@@ -78,7 +78,7 @@ class Stage:
         self.outbox = ScriptedOutbox(states={bytes.fromhex(EVENT_ID.replace("-", "")): "pending"})
         clock = HandClock()
         reader = Reader(EventDefaults(), MAX_EVENT_BYTES, clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z")
-        self.http = HttpIngest(reader, self.outbox, Http(), "full", Metrics())  # type: ignore[arg-type]
+        self.http = HttpIngest(reader, self.outbox, Http(), lambda: "full", Metrics())  # type: ignore[arg-type]
         makers = {
             static_files.CLIENT_PATH: static_files.client,
             static_files.DESCRIPTION_PATH: lambda: static_files.description(describe(VALUES, BOTH)),
@@ -489,7 +489,7 @@ def test_the_values_in_the_document_are_those_of_the_code() -> None:
     assert headers["Retry-After"]["schema"]["minimum"] == RETRY_AFTER_S
     assert headers["Access-Control-Max-Age"]["schema"]["const"] == CORS_MAX_AGE_S
     assert CORS_HEADERS in headers["Access-Control-Allow-Headers"]["description"]
-    assert headers["Relay-Durability"]["schema"]["const"] == VALUES.durability
+    assert headers["Relay-Durability"]["schema"]["enum"] == [VALUES.durability]
     too_large = COMPONENTS["responses"]["AppsTooLarge"]["description"]
     assert f"{VALUES.max_body_bytes} bytes" in too_large and f"than {VALUES.max_event_bytes}." in too_large
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 from relay.config import OutboxSettings
 from relay.outbox import Ledger, OutboxUnavailable, Selection
-from relay.outbox.postgres.database import AppendTransaction, CommitRow, RequeueTransaction
+from relay.outbox.postgres.database import Appended, AppendTransaction, CommitRow, RequeueTransaction
 from relay.outbox.postgres.outbox import SharedOutbox
 from relay.runtime.tasks import Tasks
 
@@ -20,7 +20,7 @@ class LossyDatabase(MemoryDatabase):
 
     loses = ""
 
-    async def append(self, replica: int, append: AppendTransaction) -> Sequence[int]:
+    async def append(self, replica: int, append: AppendTransaction) -> Appended:
         if self._is_lost("before"):
             raise OutboxUnavailable("lost")
         ids = await super().append(replica, append)
