@@ -68,7 +68,7 @@ def test_the_text_lists_the_relays_that_share_the_outbox(relay: NotedRelay) -> N
 
     assert (
         "relays            box-1 (this one): 7 pending, 100 of 256 groups, seen 0 s ago; "
-        "box-2: 1,234 pending, 156 of 256 groups, seen 1 min ago"
+        "box-2: 1,234 pending, 156 of 256 groups, seen 1 min 1 s ago"
     ) in call("status", environ=relay.environ).stdout.splitlines()
 
 

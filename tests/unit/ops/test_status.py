@@ -46,11 +46,14 @@ async def test_the_status_has_every_field_of_the_contract(served: Served) -> Non
         "oldest_dropped_in_seconds": 604_797.5,
         "full_in_seconds": None,
         "writable": True,
+        "durability": "full",
+        "owed_requests": 0,
         "problem": "",
         "quarantined_events": 0,
         "devices": 3,
         "max_devices": 50_000,
     }
+    assert status["replicas"] == []
     assert status["rejected"] == {}
     assert (status["host"], status["listen"]) == ("box-17", {"http": ["127.0.0.1:8080"], "udp": ["127.0.0.1:8125"]})
     assert status["limits"] == {"window_seconds": 60, "device_per_window": 120}
