@@ -104,7 +104,7 @@ async def test_description_contains_the_current_configuration() -> None:
     async with listening() as relay:
         before = await relay.description()
         assert required(before) == ["event_type", "source", "tenant_id"]
-        assert before["components"]["headers"]["Relay-Durability"]["schema"]["const"] == "normal"
+        assert before["components"]["headers"]["Relay-Durability"]["schema"]["enum"] == ["normal"]
         assert "4096" in before["components"]["responses"]["AppsTooLarge"]["description"]
         relay.reload(tenant_id=2, platform="tv", device_id="box")
         assert required(await relay.description()) == ["event_type"]
