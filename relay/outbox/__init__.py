@@ -210,7 +210,7 @@ class ReplicaView(NamedTuple):
 
 
 class Gauges(NamedTuple):
-    """Measurements for operators, as of the last commit."""
+    """Measurements for operators, as of the last commit. `devices` includes those without pending events."""
 
     bytes: int
     """Size of the database and the write-ahead log together."""
@@ -218,18 +218,14 @@ class Gauges(NamedTuple):
     oldest_age_ms: int
     """Age of the oldest pending event, measured with the outbox's own clock; 0 if none is pending."""
     writable: bool
-    """Whether the outbox can store events of every device."""
+    """Whether the outbox can store events of every device; otherwise `problem` is the reason."""
     dead_letters: int
-    """Number of stored dead letters."""
     problem: str
-    """Message: why the outbox is not writable; "" if it is writable."""
     devices: int
-    """Number of device queues, including those without pending events."""
     max_devices: int
     quarantined: int = 0
     """Number of pending events that another machine stored. The relay does not send them until an operator decides."""
     replicas: Sequence[ReplicaView] = ()
-    """The relays that share this outbox; empty if it is not shared."""
     owed: int = 0
     """Number of requests of relays that lost their lease which may still reach the upstream."""
 
@@ -394,8 +390,7 @@ class Outbox(Protocol):
         """Drop up to `limit` quarantined events, oldest first. Return their number."""
 
     def configure(self, settings: OutboxSettings) -> None:
-        """Apply `max_size`, `max_devices`, `max_age` and `when_full` while the relay runs. Other settings
-        apply at the next start.
+        """Apply `max_size`, `max_devices`, `max_age` and `when_full`. Other settings apply at the next start.
 
         If the outbox is larger than a lowered limit, it shrinks as events are delivered, or step by
         step with each append if `when_full` is "drop_oldest".
