@@ -157,10 +157,13 @@ class Forwarder(QueueHolder):
         self._schedule.flush(self._clock.monotonic_ms())
         while True:
             self._changed.clear()
-            self._start_requests()
-            if not self._sending:
+            until = self._start_requests()
+            if until is not None and until <= self._clock.monotonic_ms():
+                await asyncio.sleep(0)  # The schedule continues the flush.
+            elif self._sending:
+                await self._changed.wait()
+            else:
                 return
-            await self._changed.wait()
 
     async def maintain(self) -> None:
         """Forget idle device queues regularly, in proportion to their number. Never returns."""

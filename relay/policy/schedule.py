@@ -37,6 +37,7 @@ from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.timers import Timers
 from relay.policy.upstream_origin import EndpointState, UpstreamOrigin
 from relay.policy.verdict import Delivered
+from relay.policy.visits import MAX_STEP, Visits
 
 
 class Schedule:
@@ -56,6 +57,7 @@ class Schedule:
         self._senders: dict[int, Endpoint] = {}  # Endpoints of unsettled requests, by the first device queue.
         self._empty_batches = EmptyBatches(self._turns, self._endpoints)
         self._timers: Timers[DeviceQueue | Endpoint | UpstreamOrigin | EmptyBatches] = Timers()
+        self._visits: Visits[Endpoint | DeviceQueue] | None = None
         self._slots = self._endpoints.slots
         self._empty = EmptyQueues()
 
@@ -118,35 +120,35 @@ class Schedule:
 
     def flush(self, now: int) -> None:
         """Send pending events now, within the limits, and end every pause that no server requested."""
-        self.probe_now()
-        for queue in self._queues.values():
-            if queue.events and not isinstance(queue.position, InFlight):
-                queue.end_pause()
-                if isinstance(queue.position, Lingering):
-                    queue.arrive(now)
-                self._arm(queue, now)
-
-    def probe_now(self) -> None:
-        """End the pauses of origins and endpoints, except those that a server requested, so that each is probed now."""
-        for origin in self._endpoints.origins():
-            origin.end_pauses()
-            self._turns.wake(origin)
-        for endpoint in self._endpoints:
-            endpoint.probe_now()
-            self._retry_exact(endpoint)
+        self._visit_all(now, linger_ends=True)
 
     def configure(self, limits: Limits, now: int) -> None:
         """Apply new limits, also to pending events, and end every pause that no server requested."""
         self.limits = limits
         self._endpoints.configure(now)
         self._turns.clear()
-        self.probe_now()
-        for queue in self._queues.values():
-            queue.end_pause()
-            if isinstance(queue.position, Lingering):
-                due_at = queue.linger_end(now, limits, self._shared_phase(queue))
-                queue.arrive(now if queue.is_full(limits) else due_at)
-            self._arm(queue, now)
+        self._visit_all(now, linger_ends=self._visits is not None and self._visits.linger_ends)
+
+    def _visit_all(self, now: int, *, linger_ends: bool) -> None:
+        """Begin a flush, or the application of new limits. `next` continues in bounded steps."""
+        for origin in self._endpoints.origins():
+            origin.end_pauses()
+            self._turns.wake(origin)
+        self._visits = Visits([*self._endpoints, *self._queues.values()], linger_ends=linger_ends)
+        self._visit(self._visits, now)
+
+    def _visit(self, visits: Visits[Endpoint | DeviceQueue], now: int) -> None:
+        for each in visits.step():
+            if isinstance(each, DeviceQueue):
+                each.end_pause()
+                if isinstance(each.position, Lingering):
+                    is_due = visits.linger_ends or each.is_full(self.limits)
+                    each.arrive(now if is_due else each.linger_end(now, self.limits, self._shared_phase(each)))
+                    self._arm(each, now)
+            elif self._endpoints.includes(each):
+                each.probe_now()
+                self._retry_exact(each)
+        self._visits = visits if len(visits) else None
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -156,7 +158,9 @@ class Schedule:
 
     def next(self, now: int) -> Send | Wait:
         """Return the request to send now, or how long to wait."""
-        while what := self._timers.pop_expired(now):
+        if self._visits:
+            self._visit(self._visits, now)
+        for what in self._timers.pop_expired(now, MAX_STEP):
             if isinstance(what, DeviceQueue):
                 self._arm(what, now)
             elif isinstance(what, Endpoint):
@@ -175,7 +179,7 @@ class Schedule:
                 if send := self._send(endpoint, device_class, now):
                     self._turns.served(endpoint, device_class)
                     return send
-        return Wait(self._timers.next_at())
+        return Wait(now if self._visits else self._timers.next_at())
 
     def _may_send(self, origin: UpstreamOrigin, now: int) -> bool:
         """Return whether network and shared limit permit a request now. Otherwise set the timer of the origin."""
@@ -354,8 +358,6 @@ class Schedule:
     def in_flight(self) -> int:
         """Return the number of requests without a response."""
         return self._slots.in_flight
-
-    # -- internals ---------------------------------------------------------------------------------
 
     def _new_queue(self, queue_id: int, key: DeviceKey) -> DeviceQueue:
         queue = self._queues[queue_id] = DeviceQueue(queue_id, key)

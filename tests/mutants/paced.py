@@ -302,6 +302,18 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "a flush that visits every device queue in one call",
+        "G9",
+        "tests/unit/policy/test_schedule.py::test_the_work_of_a_call_does_not_grow_with_the_number_of_device_queues",
+        ("relay/policy/visits.py", "min(len(remaining), MAX_STEP)", "len(remaining)"),
+    ),
+    mutant(
+        "all timers that expire together in one call",
+        "G9",
+        "tests/simulation/test_bounded_steps.py",
+        ("relay/policy/schedule.py", "self._timers.pop_expired(now, MAX_STEP)", "self._timers.pop_expired(now, 10**9)"),
+    ),
+    mutant(
         "a late 429 of the URL before a reload limits the new one",
         "G5",
         "tests/unit/policy/test_endpoints.py::test_a_late_response_of_the_previous_url_does_not_count_for_the_new_one",

@@ -14,6 +14,7 @@ from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.schedule import Schedule
 from relay.policy.verdict import EventsRejected, Failing, Misconfigured, RateLimited, Resend, Verdict
 
+from tests.support.calls import count_calls
 from tests.unit.policy.harness import (
     DELIVERED,
     EVENT_BYTES,
@@ -534,7 +535,7 @@ def test_a_change_of_the_network_permits_an_attempt_while_one_hangs() -> None:
     unreachable(harness)
     hanging = harness.send()
     assert harness.sends() == []
-    harness.schedule.probe_now()
+    harness.schedule.flush(harness.now)
     attempt = harness.next()
     assert isinstance(attempt, Send)
     harness.respond(attempt)
@@ -570,6 +571,29 @@ def reload(harness: Harness) -> None:
 
 
 ENDS_PAUSES = pytest.mark.parametrize("act", [flush, reload])
+
+
+@pytest.mark.parametrize(
+    "act", [flush, reload, lambda harness: harness.pass_time(2 * LIMITS.linger_ms)], ids=["flush", "reload", "suspend"]
+)
+def test_the_work_of_a_call_does_not_grow_with_the_number_of_device_queues(act: Callable[[Harness], None]) -> None:
+    """Each call processes a bounded number of device queues. The next ones continue until all may send."""
+    harness, devices = Harness(mix_devices="always"), 5_000
+    for queue_id in range(devices):
+        harness.offer(queue_id)
+    counts: list[int] = []
+    with count_calls(counts):
+        act(harness)
+    ready = 0
+    while ready < devices:
+        with count_calls(counts):
+            step = harness.next()
+        if isinstance(step, Send):
+            ready += len(step.shares)
+            harness.respond(step)
+        elif step.until is None or step.until > harness.now:
+            harness.now = step.until or harness.now
+    assert max(counts) < 20_000
 
 
 @ENDS_PAUSES
@@ -959,7 +983,7 @@ def test_a_longer_linger_does_not_delay_events_that_are_pending_already() -> Non
     assert isinstance(harness.next(), Send)
 
 
-def test_a_change_of_the_network_ends_the_pause_of_an_endpoint_and_of_no_device() -> None:
+def test_a_change_of_the_network_ends_the_pause_of_an_endpoint() -> None:
     harness = Harness()
     harness.offer(1)
     harness.offer(2)
@@ -967,7 +991,7 @@ def test_a_change_of_the_network_ends_the_pause_of_an_endpoint_and_of_no_device(
     harness.pass_time(1_000)
     assert not harness.sends()
 
-    harness.schedule.probe_now()
+    harness.schedule.flush(harness.now)
 
     assert len(harness.sends()) == 1, "one probe"
 
@@ -977,7 +1001,7 @@ def test_a_change_of_the_network_does_not_shorten_a_requested_pause() -> None:
     harness.offer(1)
     harness.respond(harness.send(), Failing("503 down", 60_000, 503))
 
-    harness.schedule.probe_now()
+    harness.schedule.flush(harness.now)
 
     assert not harness.sends()
 
