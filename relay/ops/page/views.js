@@ -23,8 +23,10 @@ function select() {
   const current = views.find((view) => view.id === wanted) ?? views[0];
   for (const view of views) view.hidden = view !== current;
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash === `#${current.id}`) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    link.removeAttribute("aria-current");
+    if (link.hash !== `#${current.id}`) continue;
+    link.setAttribute("aria-current", "page");
+    link.scrollIntoView({ block: "nearest", inline: "nearest" }); // A phone does not show all links.
   }
   scrollTo(0, 0);
   for (const shown of listeners) shown(current.id);
