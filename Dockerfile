@@ -16,8 +16,11 @@ RUN if [ "$(uname -m)" = armv7l ]; then \
 RUN python -m venv --without-pip /opt/relay
 ENV PIP_PYTHON=/opt/relay/bin/python
 WORKDIR /src
-COPY requirements.lock ./
-RUN python -m pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock
+COPY requirements.lock requirements-postgres.lock ./
+# --build-arg POSTGRES=1 adds the driver of outbox.kind = "postgres".
+ARG POSTGRES=
+RUN python -m pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock \
+      ${POSTGRES:+-r requirements-postgres.lock}
 COPY pyproject.toml README.md LICENSE config.example.toml ./
 COPY relay ./relay
 # The bytecode is not compared with its source, because the root file system is read-only. This halves the start time.

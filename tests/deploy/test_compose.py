@@ -17,6 +17,7 @@ from tests.deploy.environments import faults_of
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy" / "compose.yaml"
+SHARED = ROOT / "deploy" / "shared" / "compose.yaml"
 COMPOSE = shutil.which("docker-compose")
 
 
@@ -25,12 +26,13 @@ def services() -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.parametrize("file", [FILE, SHARED])
 @pytest.mark.skipif(COMPOSE is None, reason="docker-compose is not installed")
-def test_the_compose_file_is_valid(tmp_path: Path) -> None:
+def test_the_compose_file_is_valid(tmp_path: Path, file: Path) -> None:
     assert COMPOSE is not None
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")}
     done = subprocess.run(
-        [COMPOSE, "-f", str(FILE), "--profile", "monitoring", "--profile", "sandbox", "config", "--quiet"],
+        [COMPOSE, "-f", str(file), "--profile", "monitoring", "--profile", "sandbox", "config", "--quiet"],
         env=environ | {"HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -104,3 +106,34 @@ def test_mounted_files_exist() -> None:
     mounts = [mount.split(":")[0] for service in services().values() for mount in service.get("volumes", [])]
 
     assert [mount for mount in mounts if mount.startswith(".") and not (FILE.parent / mount).exists()] == []
+
+
+def test_the_shared_relays_accept_their_environment(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg", reason="the extra [postgres] is not installed")
+    relays = [service for name, service in shared_services().items() if name.startswith("relay-")]
+    url = tmp_path / "url"
+    url.write_text("postgresql://relay:password@postgres/relay")
+    url.chmod(0o600)
+
+    assert len(relays) == 2
+    for relay in relays:
+        given = relay["environment"] | {
+            "RELAY__UPSTREAM__URL": "https://upstream.example/v1/events",
+            "RELAY__OUTBOX__URL_FILE": str(url),
+        }
+        assert faults_of(given, tmp_path, key_file="RELAY__UPSTREAM__API_KEY_FILE") == ""
+        assert relay["restart"] == "unless-stopped"
+
+
+def test_the_balancer_knows_every_shared_relay_and_repeats_no_sent_request() -> None:
+    lines = [line.split() for line in (SHARED.parent / "haproxy.cfg").read_text().splitlines()]
+    relays = {name for name in shared_services() if name.startswith("relay-")}
+
+    assert {line[1] for line in lines if line[:1] == ["server"]} == relays
+    assert ["retry-on", "conn-failure"] in lines
+    assert ["option", "httpchk", "GET", "/readyz"] in lines
+
+
+def shared_services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load(SHARED.read_text())["services"]
+    return found
