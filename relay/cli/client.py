@@ -22,8 +22,8 @@ from relay.runtime.secret import Secret
 
 TIMEOUT_S = 30
 """Time for one request, up to the last byte of the response. A commit can take seconds on a busy disk."""
-GUARDED = ("/log", "/flush", "/dead-letters", "/quarantine/")
-"""Prefixes of the paths that need the operator token. No other request contains the token."""
+_GUARDED = ("log", "configuration", "flush", "dead-letters", "quarantine")
+"""First parts of the paths that need the operator token. No other request contains the token."""
 _HEADERS = {"Host": "localhost", "Connection": "close"}
 """The relay always accepts the name localhost. It may reject the address at which it listens."""
 _SHOWN_CHARS = 60
@@ -129,7 +129,7 @@ class RelayClient:
 
     def _ask(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         try:
-            if self._token is None or not path.startswith(GUARDED):
+            if self._token is None or not is_guarded(path):
                 return self._exchange(method, path, body)
             if not self._is_relay:
                 self._require_relay()
@@ -168,6 +168,11 @@ class RelayClient:
         if not isinstance(data, dict) or _is_deeper(data, _MAX_DEPTH):
             raise self.not_a_relay(f"received {content[:_SHOWN_CHARS]!r}, expected a JSON object")
         return data
+
+
+def is_guarded(path: str) -> bool:
+    """Return whether a request to this path needs the operator token."""
+    return path.partition("?")[0].split("/")[1] in _GUARDED
 
 
 def _target(path: str, query: Mapping[str, object]) -> str:

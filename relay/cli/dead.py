@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, astuple
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, get_args
@@ -27,7 +28,18 @@ from relay.cli.common import (
     open_private,
     progress,
 )
-from relay.cli.dead_letters import DONE, PAGE, Action, DeadLetters, Filter, Letter, RemoteDeadLetters, each
+from relay.cli.dead_letters import (
+    DONE,
+    PAGE,
+    Action,
+    Cause,
+    DeadLetters,
+    Filter,
+    Letter,
+    RemoteDeadLetters,
+    causes,
+    each,
+)
 from relay.cli.table import table
 from relay.cli.terminal import printable
 from relay.outbox import DeadReason
@@ -68,21 +80,34 @@ def command() -> None:
 @click.option(
     "--limit", default=PAGE, show_default=True, type=click.IntRange(min=1), help="Maximum number of dead letters."
 )
+@click.option("--group", is_flag=True, help="Count all matching dead letters by type, reason and message.")
 @json_option
 @config_option
-def list_letters(limit: int, as_json: bool, config_file: Path | None, **matching: str | None) -> None:
-    """List dead letters, the oldest first."""
+def list_letters(limit: int, group: bool, as_json: bool, config_file: Path | None, **matching: str | None) -> None:
+    """List dead letters, the oldest first, or group them by cause."""
     with _letters(config_file) as letters:
+        if group:
+            _print_causes(causes(each(letters, Filter(**matching), with_bodies=False)), as_json)
+            return
         found = list(islice(each(letters, Filter(**matching)), limit + 1))
     more = len(found) > limit
     if as_json:
         click.echo(json.dumps({"dead_letters": found[:limit], "more": more}))
         return
-    keys = ("reason", "platform", "device_id", "dead_at", "message")
-    rows = [[str(letter["id"]), *(letter[key] for key in keys)] for letter in found[:limit]]
-    click.echo(table(("id", "reason", "platform", "device", "since", "message"), rows) if rows else "no dead letters")
+    keys = ("event_type", "reason", "platform", "device_id", "dead_at", "message")
+    rows = [[str(letter["id"]), str(letter["tenant"]), *(letter[key] for key in keys)] for letter in found[:limit]]
+    head = ("id", "tenant", "type", "reason", "platform", "device", "since", "message")
+    click.echo(table(head, rows) if rows else "no dead letters")
     if more:
         click.echo("more dead letters exist: raise --limit", err=True)
+
+
+def _print_causes(found: Sequence[Cause], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"causes": [asdict(cause) for cause in found]}))
+        return
+    head = ("count", "type", "reason", "first", "last", "message")
+    click.echo(table(head, list(map(astuple, found))) if found else "no dead letters")
 
 
 @command.command("show")

@@ -6,7 +6,8 @@ again becomes a new dead letter, which the same command must not requeue in an e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 from relay.cli.client import RelayClient
@@ -21,7 +22,8 @@ DONE: Mapping[Action, str] = {"requeue": "requeued", "discard": "discarded"}
 """The name of each action's count in responses and output."""
 
 Letter = dict[str, Any]
-LETTER = {"id": int, "reason": str, "platform": str, "device_id": str, "dead_at": str, "message": str}
+_TEXTS = ("event_type", "reason", "platform", "device_id", "dead_at", "message")
+LETTER = {"id": int, "tenant": int, **dict.fromkeys(_TEXTS, str)}
 """Shape of the fields that the commands use."""
 
 
@@ -32,6 +34,28 @@ class Filter(NamedTuple):
     reason: str | None = None
     search: str | None = None
     """A text anywhere in the letter (case-insensitive)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The dead letters of one type with the same reason and message."""
+
+    count: int
+    event_type: str
+    reason: str
+    first_at: str
+    last_at: str
+    message: str
+
+
+def causes(letters: Iterable[Letter]) -> list[Cause]:
+    """Group letters in order of their ids by cause, the most frequent cause first."""
+    found: dict[tuple[str, str, str], Cause] = {}
+    for letter in letters:
+        event_type, reason, message, at = (letter[name] for name in ("event_type", "reason", "message", "dead_at"))
+        cause = found.get((event_type, reason, message)) or Cause(0, event_type, reason, at, at, message)
+        found[event_type, reason, message] = replace(cause, count=cause.count + 1, last_at=at)
+    return sorted(found.values(), key=lambda cause: -cause.count)
 
 
 class Page(NamedTuple):

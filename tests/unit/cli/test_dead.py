@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ def letters(relay: NotedRelay) -> NotedRelay:
     """Three dead letters: two of tv-1, two rejected."""
     kinds = [("tv-1", "refused"), ("tv-1", "poison"), ("tv-2", "refused")]
     relay.outbox.letters = {
-        n: dead_letter(n, device=device, reason=reason) for n, (device, reason) in enumerate(kinds, start=1)
+        n: dead_letter(n, device=device, reason=reason, body=b'{"event_type":"view"}')
+        for n, (device, reason) in enumerate(kinds, start=1)
     }
     return relay
 
@@ -37,8 +39,8 @@ class TestList:
     def test_the_list_has_id_reason_device_time_and_message(self, letters: NotedRelay) -> None:
         lines = call("dead", "list", environ=letters.environ).stdout.splitlines()
 
-        assert lines[0].split() == ["id", "reason", "platform", "device", "since", "message"]
-        assert lines[1].split() == ["1", "refused", "tv", "tv-1", "2026-11-23T08:00:00.000Z", "wrong"]
+        assert lines[0].split() == ["id", "tenant", "type", "reason", "platform", "device", "since", "message"]
+        assert lines[1].split() == ["1", "1", "view", "refused", "tv", "tv-1", "2026-11-23T08:00:00.000Z", "wrong"]
         assert len(lines) == 4
 
     @pytest.mark.parametrize(
@@ -99,12 +101,33 @@ class TestList:
     def test_an_empty_list_is_printed_as_none(self, relay: NotedRelay) -> None:
         assert call("dead", "list", environ=relay.environ).stdout == "no dead letters\n"
 
+    def test_groups_have_count_type_reason_and_times(self, letters: NotedRelay) -> None:
+        first, last = letters.outbox.letters[1], letters.outbox.letters[3]
+        letters.outbox.letters[3] = replace(last, dead_at="2026-11-24T08:00:00.000Z")
+        result = call("dead", "list", "--group", environ=letters.environ)
+
+        assert [line.split() for line in result.stdout.splitlines()] == [
+            ["count", "type", "reason", "first", "last", "message"],
+            ["2", "view", "refused", first.dead_at, "2026-11-24T08:00:00.000Z", "wrong"],
+            ["1", "view", "poison", first.dead_at, first.dead_at, "wrong"],
+        ]
+
+    def test_groups_count_every_page_and_the_selection(self, many: NotedRelay) -> None:
+        many.outbox.letters[251] = dead_letter(251, device="tv-2")
+        result = call("dead", "list", "--group", "--json", "--device", "tv-1", environ=many.environ)
+
+        (cause,) = json.loads(result.stdout)["causes"]
+        assert (cause["count"], cause["reason"], cause["message"]) == (250, "refused", "wrong")
+
+    def test_no_groups_are_printed_as_none(self, relay: NotedRelay) -> None:
+        assert call("dead", "list", "--group", environ=relay.environ).stdout == "no dead letters\n"
+
 
 class TestShow:
     def test_show_has_the_event_as_it_was_sent(self, letters: NotedRelay) -> None:
         letters.outbox.letters[7] = dead_letter(7, body='{"title":"Käse"}'.encode())
 
-        assert 'body       {"title":"Käse"}' in call("dead", "show", "7", environ=letters.environ).stdout.splitlines()
+        assert 'body        {"title":"Käse"}' in call("dead", "show", "7", environ=letters.environ).stdout.splitlines()
         assert json.loads(call("dead", "show", "7", "--json", environ=letters.environ).stdout)["id"] == 7
 
     def test_an_unknown_letter_is_a_failure(self, letters: NotedRelay) -> None:
@@ -242,7 +265,7 @@ class TestExport:
 
         file = tmp_path / "out.ndjson"
         assert file.stat().st_mode & 0o777 == 0o600
-        assert [json.loads(line)["body"] for line in file.read_text().splitlines()] == ["{}"] * 3
+        assert [json.loads(line)["body"] for line in file.read_text().splitlines()] == ['{"event_type":"view"}'] * 3
 
     def test_an_existing_file_is_not_replaced(self, letters: NotedRelay, tmp_path: Path) -> None:
         (tmp_path / "out.ndjson").write_text("precious")

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from relay.cli.client import GUARDED, RelayClient
+from relay.cli.client import RelayClient, is_guarded
 from relay.cli.common import Place
 from relay.cli.exchange import MAX_BODY_BYTES, InvalidHttp, exchange
 from relay.outbox import Gauges
@@ -220,7 +220,7 @@ def test_no_command_sends_the_token_to_another_server(args: list[str], response:
 def test_every_guarded_path_of_the_relay_gets_the_token_and_no_other(relay: NotedRelay) -> None:
     routes = relay.ops.routes
 
-    assert {path for path in routes if path.startswith(GUARDED)} == {path for path in routes if routes[path].guarded}
+    assert {path for path in routes if is_guarded(path)} == {path for path in routes if routes[path].guarded}
 
 
 def test_a_relay_that_cannot_store_is_still_a_relay(relay: NotedRelay) -> None:
