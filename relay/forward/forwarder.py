@@ -340,7 +340,8 @@ class Forwarder(QueueHolder):
             self._outbox.release(unsettled, perhaps_delivered=perhaps_delivered)
         if settled:
             await self._settle(send, settled)
-            self._metrics.events_reordered.inc(sum(outcome.reordered for outcome in outcomes))
+            if reordered := sum(outcome.reordered for outcome in outcomes):
+                self._metrics.events_reordered.inc(reordered)
             if self._metrics.feed.is_followed:
                 self._report_delivered(claimed, settled)
 

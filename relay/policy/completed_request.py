@@ -65,7 +65,7 @@ class CompletedRequest(NamedTuple):
 
     def contains_later(self) -> bool:
         """Return whether the request contains one event behind others, which stay pending."""
-        return bool(self.omitted) and any(event.cause is None for each in self.omitted.values() for event in each)
+        return any(event.cause is None for each in self.omitted.values() for event in each)
 
     def reordered(self, queue: DeviceQueue, rejected: Mapping[int, object]) -> int:
         """Return how many of the sent events, without the rejected ones, are delivered after a later one."""

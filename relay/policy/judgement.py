@@ -61,11 +61,9 @@ def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
         case Resend():
             return Judgement((), "exact")
     request.endpoint.origin.responded()
+    if request.omitted and request.contains_later() and (message := _rejection(verdict)):
+        return _later_rejected(request, message)
     match verdict:
-        case EventsRejected() | BatchTooLarge() if request.contains_later():
-            return _later_rejected(request, verdict.message)
-        case Delivered(status, rejected) if rejected and request.contains_later():
-            return _later_rejected(request, f"{status} {next(iter(rejected.values()))}")
         case Delivered(status, rejected) if rejected and request.endpoint.rejections.ignore_names_at(request.now):
             return _unnamed(request, EventsRejected(status, f"{status} {next(iter(rejected.values()))}"))
         case Delivered():
@@ -113,7 +111,7 @@ def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:
         sent = request.sent(queue, events)
         dead_letters = _named_dead_letters(verdict.rejected, verdict.status, first, sent)
         failed_before = queue.diagnosis.failures
-        reordered = request.reordered(queue, dead_letters)
+        reordered = 0 if queue.diagnosis is HEALTHY else request.reordered(queue, dead_letters)
         queue.delivered(events, events - sent + len(dead_letters))
         failures += failed_before if queue.diagnosis is HEALTHY else 0
         outcomes.append(QueueOutcome(queue.id, True, dead_letters, reordered))
@@ -123,9 +121,19 @@ def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:
     request.endpoint.succeeded(served, failures, request.now)
     request.endpoint.patience.succeeded(request.now - request.sent_at)
     request.endpoint.body_size.delivered(request.body_bytes, request.now, request.limits.max_body_bytes)
-    if queue.diagnosis.is_isolated():  # A later event was delivered.
+    if queue.diagnosis is not HEALTHY and queue.diagnosis.is_isolated():  # A later event was delivered.
         queue.start_pause(request.search_pause(queue.diagnosis, None))
     return Judgement(outcomes)
+
+
+def _rejection(verdict: Verdict) -> str:
+    match verdict:
+        case EventsRejected() | BatchTooLarge():
+            return verdict.message
+        case Delivered(status, rejected) if rejected:
+            return f"{status} {next(iter(rejected.values()))}"
+        case _:
+            return ""
 
 
 def _later_rejected(request: CompletedRequest, message: str) -> Judgement:

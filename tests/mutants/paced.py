@@ -101,6 +101,12 @@ MUTANTS = (
         ("relay/policy/diagnosis.py", "front = (*self._omitted_seqs(), seq)", "front = self._omitted_seqs()"),
     ),
     mutant(
+        "a 429 to a batch without events that discards the finding",
+        "G6",
+        "tests/unit/policy/test_cause.py::test_a_429_to_a_batch_without_events_changes_no_finding",
+        ("relay/policy/failed_request.py", 'case RateLimited() if before != "none":', "case RateLimited() if False:"),
+    ),
+    mutant(
         "a reordering not counted after a kill",
         "G4",
         "tests/simulation/test_cause.py::test_an_event_that_is_delivered_after_a_later_one_is_counted_also_after_a_kill",

@@ -76,6 +76,9 @@ def test_share_is_a_probability(script: FaultScript, clock: HandClock) -> None:
         ({"action": "silence", "commit": "late"}, "application"),
         ({"action": "reset_after_commit"}, "application"),
         ({"answer": 422}, "application"),
+        ({"answer": 401}, "proxy"),
+        ({"answer": 403}, "proxy"),
+        ({"answer": 403, "when": "x"}, "application"),
         ({"when": "poison"}, "application"),
     ],
 )
