@@ -66,7 +66,7 @@ class EmptyBatches:
         if self._endpoints.includes(endpoint):
             is_idle = self._endpoints.is_idle(endpoint)
             request = CompletedRequest(limits, endpoint, (), 0, reply.sent_at, True, now, u, {}, {})
-            judge_answer(request, reply.verdict, is_idle=is_idle)
+            judge_answer(request, self._endpoints.verdict(reply), is_idle=is_idle)
             if is_idle and endpoint.health.state != "ok":
                 self._ask(endpoint)
         endpoint.slots.change("occupied", "free")

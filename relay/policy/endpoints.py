@@ -16,8 +16,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, S
 
 from relay.policy.endpoint import Endpoint
 from relay.policy.request_slots import RequestSlots
+from relay.policy.requests import Reply
 from relay.policy.tenant import Assignment, Tenant
 from relay.policy.upstream_origin import EndpointState, UpstreamOrigin
+from relay.policy.verdict import Failing, Misconfigured, Resend, Unauthorized, Verdict
 
 MAX_UNPROVEN = 64
 """Largest number of own endpoints of tenants that were never served and have no URL or key of their own."""
@@ -33,6 +35,7 @@ class Endpoints:
         "_activate",
         "_by_tenant",
         "_configured",
+        "_configured_at",
         "_configured_now",
         "_expiring",
         "_freed",
@@ -59,6 +62,7 @@ class Endpoints:
         self._configured_now = configured
         self._activate = activate
         self._configured: Set[int] = frozenset(configured())
+        self._configured_at = -1
         self._origins: dict[str, UpstreamOrigin] = {}
         self._by_tenant: dict[int | None, Endpoint] = {}
         self._freed: dict[int | None, Endpoint] = {}  # The last ones that delivered or worked, for people.
@@ -79,6 +83,13 @@ class Endpoints:
     def includes(self, endpoint: Endpoint) -> bool:
         """Return whether an endpoint was not freed and not replaced since it was created."""
         return self._by_tenant.get(endpoint.tenant_id) is endpoint
+
+    def verdict(self, reply: Reply) -> Verdict:
+        """Return the verdict of a response. A failure of a request from before the latest configuration is none."""
+        verdict = reply.verdict
+        if reply.sent_at <= self._configured_at and isinstance(verdict, Failing | Misconfigured | Unauthorized):
+            return Resend(verdict.message)
+        return verdict
 
     def __repr__(self) -> str:
         return f"Endpoints({len(self)} for {len(self._tenants)} tenants, {len(self._unproven)} unproven)"
@@ -177,6 +188,7 @@ class Endpoints:
     def configure(self, now: int) -> None:
         """Apply the configured tenants and the upstream origins."""
         self._configured = frozenset(self._configured_now())
+        self._configured_at = now
         for configured_id in self._configured:
             tenant = self._tenants.get(configured_id)
             if tenant and tenant.assignment == "shared":

@@ -254,7 +254,7 @@ class Schedule:
                 queues.append((queue, events))
         context = (self.limits, endpoint, queues, reply.body_bytes, reply.sent_at, send.exact, now, u)
         request = CompletedRequest(*context, reply.seqs, send.omitted())
-        judgement = judge(request, reply.verdict)
+        judgement = judge(request, self._endpoints.verdict(reply))
         if judgement.resend == "exact":
             self._queue_exact([(queue, queue.exact_events(events)) for queue, events in queues])
         elif judgement.resend == "halves":

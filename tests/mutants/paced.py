@@ -320,6 +320,12 @@ MUTANTS = (
         ("relay/policy/schedule.py", "self._timers.pop_expired(now, MAX_STEP)", "self._timers.pop_expired(now, 10**9)"),
     ),
     mutant(
+        "a failure from before a reload pauses its device after it",
+        "G6",
+        "tests/unit/policy/test_endpoints.py::test_a_late_failure_of_the_previous_configuration_pauses_nothing",
+        ("relay/policy/endpoints.py", "        self._configured_at = now\n", ""),
+    ),
+    mutant(
         "a late 429 of the URL before a reload limits the new one",
         "G5",
         "tests/unit/policy/test_endpoints.py::test_a_late_response_of_the_previous_url_does_not_count_for_the_new_one",

@@ -17,6 +17,7 @@ from tests.unit.policy.harness import (
     FAILING,
     LIMITED,
     LIMITS,
+    MISCONFIGURED,
     REJECTED,
     UNAUTHORIZED,
     Harness,
@@ -254,6 +255,27 @@ def test_a_late_response_of_the_previous_url_does_not_count_for_the_new_one(verd
     assert harness.endpoint(1).state == "ok"
     assert harness.schedule.in_flight() == 1, "the request of the other tenant"
     assert sum(harness.schedule.states().values()) == 2
+
+
+@pytest.mark.parametrize("origin_after", ["a", "b"])
+@pytest.mark.parametrize("verdict", [FAILING, UNAUTHORIZED, MISCONFIGURED], ids=lambda each: type(each).__name__)
+def test_a_late_failure_of_the_previous_configuration_pauses_nothing(verdict: Verdict, origin_after: str) -> None:
+    """The URL of the same origin, or its key, may have changed."""
+    origins = {1: "a"}
+    limits = replace(LIMITS, linger_ms=0)
+    harness = Harness(Schedule(limits, lambda tenant: origins.get(tenant, "a"), lambda: origins), linger_ms=0)
+    harness.offer(1)
+    late = harness.send()
+    harness.pass_time(1)
+    origins[1] = origin_after
+    harness.schedule.configure(harness.limits, harness.now)
+    harness.pass_time(1)
+    harness.respond(late, verdict)
+    assert harness.endpoint(1).state == "untested"
+    (again,) = harness.sends()
+    assert late.shares == again.shares
+    harness.respond(again, verdict)
+    assert harness.sends() == []
 
 
 def test_a_configured_tenant_does_not_count_as_one_of_the_others(one_unproven: None) -> None:
