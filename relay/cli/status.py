@@ -19,6 +19,7 @@ from relay.cli.terminal import printable_values
 WATCH_S = 2.0
 SHAPE = {
     "version": str,
+    "host": str,
     "started_at": str,
     "uptime_seconds": float,
     "summary": {"level": str, "message": str, "advice": str},
@@ -34,6 +35,8 @@ SHAPE = {
         "max_bytes": int,
         "disk_free_bytes": Optional(int),
         "oldest_age_seconds": float,
+        "oldest_dropped_in_seconds": Optional(float),
+        "full_in_seconds": Optional(float),
         "writable": bool,
         "problem": str,
     },
@@ -118,14 +121,21 @@ def describe(data: dict[str, Any]) -> str:
             f"{_rate(rates, 'accepted')}, {ledger['accepted']:,} in total{_rejected(data['rejected'])}",
         ),
         ("sent", f"{_rate(rates, 'delivered')}, {ledger['delivered']:,} in total"),
-        ("pending", f"{ledger['pending']:,}, the oldest for {duration_text(outbox['oldest_age_seconds'])}"),
+        (
+            "pending",
+            f"{ledger['pending']:,}, the oldest for {duration_text(outbox['oldest_age_seconds'])}{_drop(outbox)}",
+        ),
         ("devices", f"{data['devices_waiting']:,} with pending events, {data['devices_held']:,} of them paused"),
         ("dead letters", f"{data['dead_letters']['count']:,}"),
         ("can store events", "yes" if outbox["writable"] else f"NO: {outbox['problem']}"),
-        ("outbox", f"{bytes_text(outbox['bytes'])} of {bytes_text(outbox['max_bytes'])}{_free(outbox)}"),
+        ("outbox", f"{bytes_text(outbox['bytes'])} of {bytes_text(outbox['max_bytes'])}{_full(outbox)}{_free(outbox)}"),
         *([("relays", _replicas(data["replicas"]))] if data["replicas"] else []),
         ("clock", _clock(data["clock_skew_seconds"])),
-        ("relay", f"{data['version']}, up {duration_text(data['uptime_seconds'])} (since {data['started_at']})"),
+        (
+            "relay",
+            f"{data['version']} on {data['host']}, "
+            f"up {duration_text(data['uptime_seconds'])} (since {data['started_at']})",
+        ),
     ]
     width = max(len(name) for name, _ in facts)
     return "\n\n".join(
@@ -161,6 +171,16 @@ def _rate(rates: dict[str, Any], kind: str) -> str:
     if per_second is None:
         return "not measured yet"
     return f"{per_second:,.4g} events/s in the last {duration_text(rates['interval_seconds'])}"
+
+
+def _drop(outbox: dict[str, Any]) -> str:
+    left = outbox["oldest_dropped_in_seconds"]
+    return "" if left is None else f" (dropped in {duration_text(left)})"
+
+
+def _full(outbox: dict[str, Any]) -> str:
+    left = outbox["full_in_seconds"]
+    return "; no growth measured" if left is None else f"; full in {duration_text(left)} at this rate"
 
 
 def _free(outbox: dict[str, Any]) -> str:

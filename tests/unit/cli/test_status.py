@@ -43,9 +43,9 @@ def test_the_text_begins_with_the_problem_and_the_advice(relay: NotedRelay) -> N
 
     assert lines[0] == "TROUBLE  Events cannot be stored: disk full."
     assert lines[1].startswith("  what to do: ")
-    assert "pending           345, the oldest for 1 d 2 h" in lines
+    assert "pending           345, the oldest for 1 d 2 h (dropped in 5 d 21 h)" in lines
     assert "can store events  NO: disk full" in lines
-    assert "outbox            1.5 KiB of 1 MiB; 1 GiB free on the disk" in lines
+    assert "outbox            1.5 KiB of 1 MiB; no growth measured; 1 GiB free on the disk" in lines
     ledger = lines.index("accepted  requeued  delivered  dead lettered  dropped  pending")
     assert lines[ledger + 1] == "  12,345         0     12,000              0        0      345"
     upstream = next(
