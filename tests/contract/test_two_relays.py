@@ -11,6 +11,7 @@ import pytest
 from relay.config import OutboxSettings
 from relay.outbox import ClaimPart, Ledger, OutboxLost, OutboxUnavailable, Selection
 from relay.outbox.postgres.database import GROUPS, Beat
+from relay.runtime.clock import SystemClock
 
 from tests.contract.boxes import REFUSED, TV, SharedBox, bodies, close, event, events
 
@@ -148,7 +149,9 @@ async def test_a_command_beside_the_relays_takes_no_device_queues(pair: tuple[An
     await command.outbox.open()
     assert await command.outbox.requeue(Selection(all=True), 10) == 1
     await everything_is_reported(pair)
-    await until(lambda: len(one.outbox._parts.state.view.replicas) == 3)
+    for box in pair:
+        watching = box.outbox._parts.watching
+        await until(lambda watching=watching, beats=watching._beats: watching._beats > beats + 1)
     assert len(groups(one)) + len(groups(other)) == GROUPS
     assert len(one.outbox.gauges().replicas) == 2
     await command.outbox.close()
@@ -165,3 +168,18 @@ async def test_a_commit_without_a_standby_is_rejected_if_one_is_required(pair: t
         await strict.outbox.append(events([1]))
     assert not strict.outbox.gauges().writable
     await close(strict)
+
+
+async def test_a_relay_with_a_short_lease_is_taken_over() -> None:
+    """The others see its beats often enough to know that it is silent."""
+    one = SharedBox(OutboxSettings(lease_ms=1_500), SystemClock())
+    await one.start()
+    other = one.beside()
+    await other.start()
+    await until(lambda: groups(other))
+    await other.outbox._own_tasks.cancel_all()
+    async with asyncio.timeout(60):
+        await until(lambda: len(groups(one)) == GROUPS)
+    other.outbox._parts = None
+    await close(other)
+    await close(one)

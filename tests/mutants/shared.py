@@ -52,6 +52,24 @@ MUTANTS = (
         (f"{SHARED}/state.py", 'elif why not in ("dropped", "duplicate"):', 'elif why != "dropped":'),
     ),
     mutant(
+        "queue groups left to a command that does not send",
+        "G1",
+        f"{TWO_RELAYS}::test_a_command_beside_the_relays_takes_no_device_queues",
+        (f"{SHARED}/watching.py", "for other in view.replicas if other.beat]", "for other in view.replicas]"),
+    ),
+    mutant(
+        "beats rarer than a short lease requires",
+        "G1",
+        f"{TWO_RELAYS}::test_a_relay_with_a_short_lease_is_taken_over",
+        (f"{SHARED}/watching.py", "await asyncio.sleep(beat_s)", "await asyncio.sleep(_MAX_BEAT_S)"),
+    ),
+    mutant(
+        "events stored without the required standby",
+        "G1",
+        f"{TWO_RELAYS}::test_a_commit_without_a_standby_is_rejected_if_one_is_required",
+        (f"{SHARED}/outbox.py", "if self._settings.require_replicated and", "if False and"),
+    ),
+    mutant(
         "lease not checked before a request",
         "G4",
         "tests/unit/forward/test_lease_bound.py::test_no_request_is_sent_after_the_lease",
