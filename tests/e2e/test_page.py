@@ -23,7 +23,7 @@ from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.browser import READY, Browser
-from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event, running
+from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event, running, serving
 from tests.e2e.test_commands import free_port
 
 pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
@@ -260,6 +260,29 @@ class TestStatus:
             await browser.until_text("#device-rows", "waits for its upstream")
             assert "canary" not in await browser.run("return document.documentElement.outerHTML")
             await browser.picture("trouble")
+
+    async def test_a_limiting_upstream_is_shown_with_the_requests_used(self, browser: Browser, tmp_path: Path) -> None:
+        async with (
+            serving(ip_limit="always", ip_per_window=2, window_ms=20_000) as sandbox,
+            running(environment(sandbox.url, tmp_path, rate__window="20s")) as relay,
+        ):
+            for n in range(6):
+                await relay.post(event(n, f"box-{n}"))
+            await open_page(browser, relay)
+
+            await browser.until_text("#upstreams h3", ": rate limited")
+            await browser.until_text("#upstreams", "that the shared limit allows")
+
+    async def test_a_full_outbox_is_shown_as_trouble(self, browser: Browser, sandbox: Sandbox, tmp_path: Path) -> None:
+        sandbox.faults.add(Misbehaviour(answer=503))
+        async with running(environment(sandbox.url, tmp_path, outbox__max_size="1MiB")) as relay:
+            for n in range(800):
+                await relay.post(event(n, f"box-{n}") | {"context": {"text": "x" * (4_000 if n < 200 else 10)}})
+            await open_page(browser, relay)
+
+            await browser.until_text("#summary-message", "Events cannot be stored: ")
+            await browser.until_text("#writable", "no: ")
+            await browser.until_text("#rejected", "outbox full")
 
     async def test_a_page_reconnects_to_a_restarted_relay(
         self, browser: Browser, sandbox: Sandbox, tmp_path: Path
