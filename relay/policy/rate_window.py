@@ -2,7 +2,8 @@
 
 A request occupies a rate slot until one window after its *response*. The upstream receives the request before it
 responds. So it never counts more than `limit` requests, regardless of network delays and of the kind of its window
-(fixed, calendar or sliding). Rejected and failed requests occupy a rate slot, too.
+(fixed, calendar or sliding). Rejected and failed requests occupy a rate slot, too, except those of which
+nothing left this machine.
 
 The first half of the rate slots may be used in a burst. From then on requests are spaced evenly over the window, so
 that a device at its limit does not send a burst and then nothing for the rest of the window.

@@ -36,7 +36,7 @@ from relay.policy.request_slots import CONNECTIONS_PER_SLOT
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.timers import Timers
 from relay.policy.upstream_origin import EndpointState, UpstreamOrigin
-from relay.policy.verdict import Delivered
+from relay.policy.verdict import Delivered, NothingLeft
 from relay.policy.visits import MAX_STEP, Visits
 
 
@@ -65,8 +65,7 @@ class Schedule:
 
     def restore(self, queue_id: int, key: DeviceKey, packed: bytes, now: int, shift_ms: int | None) -> None:
         """Restore what `window_of` returned for a device queue before a restart, see Window.unpack."""
-        queue = self._queues.get(queue_id)
-        if queue is None:
+        if (queue := self._queues.get(queue_id)) is None:
             queue = self._new_queue(queue_id, key)
             self._empty.add(queue, now, self.limits.window_ms)
         queue.restore(packed, now, self.limits.device_per_window, shift_ms)
@@ -243,18 +242,19 @@ class Schedule:
         """Apply the result of a request, free its request slot, and return the outcome for its events. 0 <= u < 1."""
         endpoint = self.endpoint(send)
         health = endpoint.health
-        endpoint.limit.responded(now)
+        if perhaps_arrived := not isinstance(reply.verdict, NothingLeft):
+            endpoint.limit.responded(now)
         queues = []
         for queue_id, max_events, omitted in send.shares:
             queue, events = self._queues[queue_id], reply.claimed.get(queue_id, 0) + len(omitted)
             if events < max_events or not isinstance(reply.verdict, Delivered):
                 queue.cut()
-            if events:
+            if events and perhaps_arrived:
                 queue.responded(now)
+            if events:
                 queues.append((queue, events))
         context = (self.limits, endpoint, queues, reply.body_bytes, reply.sent_at, send.exact, now, u)
-        request = CompletedRequest(*context, reply.seqs, send.omitted())
-        judgement = judge(request, self._endpoints.verdict(reply))
+        judgement = judge(CompletedRequest(*context, reply.seqs, send.omitted()), self._endpoints.verdict(reply))
         if judgement.resend == "exact":
             self._queue_exact([(queue, queue.exact_events(events)) for queue, events in queues])
         elif judgement.resend == "halves":

@@ -36,8 +36,8 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_rate_slot_is_free_one_window_after_the_response_not_after_the_request",
         (
             "relay/policy/schedule.py",
-            "                queue.responded(now)\n                queues",
-            "                queue.responded(reply.sent_at)\n                queues",
+            "                queue.responded(now)\n            if events",
+            "                queue.responded(reply.sent_at)\n            if events",
         ),
     ),
     mutant(
@@ -318,6 +318,12 @@ MUTANTS = (
         "G9",
         "tests/simulation/test_bounded_steps.py",
         ("relay/policy/schedule.py", "self._timers.pop_expired(now, MAX_STEP)", "self._timers.pop_expired(now, 10**9)"),
+    ),
+    mutant(
+        "an attempt of which nothing left the box counts in the rate window",
+        "G5",
+        "tests/unit/policy/test_schedule.py::test_an_attempt_of_which_nothing_left_the_box_uses_no_rate_slot",
+        ("relay/policy/schedule.py", "not isinstance(reply.verdict, NothingLeft)", "True"),
     ),
     mutant(
         "a failure from before a reload pauses its device after it",

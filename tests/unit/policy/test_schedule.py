@@ -709,6 +709,19 @@ def test_new_events_are_not_added_to_an_exact_request() -> None:
     assert after.round() == {1: [0, 1]}
 
 
+def test_an_attempt_of_which_nothing_left_the_box_uses_no_rate_slot() -> None:
+    harness = Harness(linger_ms=0, device_per_window=1)
+    began = harness.now
+    harness.offer(1)
+    for verdict in (UNREACHABLE, UNREACHABLE, DELIVERED):
+        harness.respond(harness.send(), verdict)
+    assert harness.now < began + LIMITS.window_ms
+    delivered_at = harness.now
+    harness.offer(1)
+    harness.send()
+    assert harness.now > delivered_at + LIMITS.window_ms
+
+
 def test_requests_in_flight_at_a_crash_count_as_sent() -> None:
     harness = Harness(device_per_window=2)
     harness.offer(1, 500)
