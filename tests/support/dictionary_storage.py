@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import takewhile
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from relay.config import OutboxSettings
@@ -25,17 +25,9 @@ from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.engine.storage import Committed, LogChunk, Opened, Space, SpaceLimits, StoredTotals
 from relay.runtime.clock import Clock, rfc3339
 
+from tests.support.letter_pages import page
+
 _ROW_BYTES = 64
-
-
-T = TypeVar("T")
-
-
-def page(numbered: Iterable[tuple[int, T]], after: int, *, newest_first: bool) -> list[tuple[int, T]]:
-    """Return the dead letters after a number, in the order of `Outbox.dead_letters`."""
-    if newest_first:
-        return [each for each in reversed([*numbered]) if not after or each[0] < after]
-    return [each for each in numbered if each[0] > after]
 
 
 class Row(NamedTuple):
@@ -106,13 +98,12 @@ class DictionaryStorage:
             self._forget_free(may_forget, boot if same_boot else None)
         clocks = (boot, boot_from_ms, anchor) if same_boot else (boot + 1, None, anchor if anchor.boot_id else None)
         head = (self.totals._replace(dead_letters=len(self.letters)), self.next_queue_id, self._letter_bytes(), *clocks)
-        first_row = next(iter(self.rows), self.totals.last_seq + 1)
         last_at_ms = max((row.at_ms for row in self.rows.values()), default=0)
         rows = [IdSlice(seq, row.event_id, [row.queue_id], None, [row.check]) for seq, row in self.rows.items()]
         slices = [*self.remembered.values(), *rows]
         window = DedupeWindow.restored(self.settings.dedupe_window, self.totals.last_seq, slices)
         tail = (OpenedQueues(clocks[0], self.queues.values()), window, Space(self.file_bytes, 0, False))
-        return Opened(*head, first_row, last_at_ms, *tail)
+        return Opened(*head, next(iter(self.rows), self.totals.last_seq + 1), last_at_ms, *tail)
 
     def _forget_free(self, may_forget: MayForget, boot: int | None) -> None:
         used = {self.rows[seq].queue_id for seq in self.pending()}
@@ -146,13 +137,12 @@ class DictionaryStorage:
         return sum(len(row.body) for row, _ in self.letters.values())
 
     def _select(self, selection: Selection, after: int = 0) -> list[tuple[Row, DeadLetter]]:
-        ids, device_id, reason, everything, event_id, newest_first = astuple(selection)
-        if not (ids or everything or {device_id, reason, event_id} != {None}):
+        ids, device, reason, everything, event_id, newest_first = astuple(selection)
+        if not (ids or everything or {device, reason, event_id} != {None}):
             return []
         ordered = page(self.letters.items(), after, newest_first=newest_first)
-        letters = [each for number, each in ordered if not ids or number in ids]
-        letters = [each for each in letters if device_id in (None, each[1].device_key[2])]
-        return [each for each in letters if event_id in (None, each[0].event_id) and reason in (None, each[1].reason)]
+        chosen = [each for at, each in ordered if (not ids or at in ids) and device in (None, each[1].device_key[2])]
+        return [each for each in chosen if event_id in (None, each[0].event_id) and reason in (None, each[1].reason)]
 
     def do_AddQueues(self, command: c.AddQueues) -> None:
         for queue_id, key in command.queues:
@@ -186,8 +176,8 @@ class DictionaryStorage:
 
     def _move(self, queue_id: int, window: bytes, boot: int, entry: Sequence[Any], cursor: int = 0) -> None:
         if (old := self.queues.get(queue_id)) is not None:
-            head = (queue_id, old.key, max(old.cursor, cursor), window, boot)
-            self.queues[queue_id] = QueueRow(*head, *entry[:5], omitted=entry[5])
+            cursor = max(old.cursor, cursor)
+            self.queues[queue_id] = QueueRow(queue_id, old.key, cursor, window, boot, *entry[:5], omitted=entry[5])
 
     def _dead_letter(self, dead_events: Sequence[c.DeadEvent], limits: c.DeadLetterLimits) -> c.DeadLettered:
         if not dead_events:
@@ -231,9 +221,8 @@ class DictionaryStorage:
         return sum(self.rows.pop(seq, None) is not None for seq in seqs)
 
     def do_FindOlder(self, command: c.FindOlder) -> int | None:
-        rows = [(seq, row) for seq, row in self.rows.items() if seq >= command.first_seq]
-        older = takewhile(lambda each: each[1].at_ms < command.before_ms, rows)
-        return max((seq for seq, _ in older), default=None)
+        rows = [seq for seq in self.rows if seq >= command.first_seq]
+        return max(takewhile(lambda seq: self.rows[seq].at_ms < command.before_ms, rows), default=None)
 
     def do_ReadAppendTime(self, command: c.ReadAppendTime) -> int | None:
         return self.rows[command.seq].at_ms if command.seq in self.rows else None

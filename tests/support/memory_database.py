@@ -22,7 +22,7 @@ from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.postgres import database as d
 from relay.runtime.clock import rfc3339
 
-from tests.support.dictionary_storage import page
+from tests.support.letter_pages import page
 
 
 class LogRow(NamedTuple):

@@ -45,7 +45,7 @@ from relay.outbox.engine.stored_queue import packed, unpacked
 from relay.runtime.clock import Clock, rfc3339
 from relay.runtime.metrics import Metrics
 
-from tests.support.dictionary_storage import page
+from tests.support.letter_pages import page
 from tests.support.memory_disk import ROW_BYTES, Disk, Stored
 
 

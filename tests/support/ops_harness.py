@@ -24,7 +24,7 @@ from relay.policy.overview import EndpointView, QueueSummary, QueueView
 from relay.policy.upstream_origin import EndpointState
 from relay.runtime.metrics import Metrics
 
-from tests.support.dictionary_storage import page
+from tests.support.letter_pages import page
 
 STARTED_MS = 5_000
 """Monotonic time of the start."""
