@@ -24,9 +24,9 @@ from tests.e2e.test_commands import free_port
 pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
 QUICK_START = ROOT / "docs" / "use" / "quick-start.md"
 MENTIONED = {
-    "relay COMMAND --help", "relay dead", "relay dead requeue", "relay support-bundle",
+    "relay COMMAND --help", "relay config", "relay dead", "relay dead requeue", "relay support-bundle",
     "relay prepare-image", "relay demo", "relay run", "relay sandbox", ".venv/bin/relay run",
-    "relay event", "relay event EVENT_ID",
+    "relay event", "relay event EVENT_ID", "relay tail", ".venv/bin/relay tail",
 }  # fmt: skip
 """Commands that the text only mentions, that run until a signal, or that need a stopped relay."""
 

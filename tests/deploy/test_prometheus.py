@@ -57,6 +57,29 @@ def test_the_prometheus_files_are_valid() -> None:
 
 
 @needs_promtool
+@pytest.mark.parametrize(
+    ("series", "value", "fires"),
+    [
+        ("relay_outbox_oldest_event_age_seconds", 3_601, True),
+        ("relay_outbox_oldest_event_age_seconds", 3_600, False),
+        ("relay_outbox_writable", 0, True),
+        ("relay_outbox_writable", 1, False),
+    ],
+)
+def test_the_alert_of_the_readme_fires(tmp_path: Path, series: str, value: int, fires: bool) -> None:
+    (rule,) = re.findall(r"```yaml\n(groups:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "rules.yml").write_text(rule)
+    alert = {"alertname": "RelayNeedsAttention", "eval_time": "11m", "exp_alerts": [{}] if fires else []}
+    inputs = [{"series": series, "values": f"{value}x20"}]
+    test = {"interval": "1m", "input_series": inputs, "alert_rule_test": [alert]}
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump({"rule_files": ["rules.yml"], "tests": [test]}))
+
+    code, output = promtool("test", "rules", str(tmp_path / "tests.yml"))
+
+    assert code == 0, output
+
+
+@needs_promtool
 def test_each_alert_fires_on_its_condition_only() -> None:
     code, output = promtool("test", "rules", "alerts_test.yml")
 
