@@ -375,7 +375,7 @@ class Forwarder(QueueHolder):
         return response
 
     def _silent(self, send: Send, silent_ms: int) -> None:
-        if send.shares and self._schedule.silent(send, silent_ms, self._clock.monotonic_ms()):
+        if self._schedule.silent(send, silent_ms, self._clock.monotonic_ms()):
             self._changed.set()
 
     async def _settle(self, send: Send, settled: Sequence[Settled]) -> None:

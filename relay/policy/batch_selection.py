@@ -46,24 +46,28 @@ def select(
 ) -> Chosen:
     """Return the next request of a class that the room permits.
 
-    Exact requests are first. They are trials, because their previous attempt did not end well. An endpoint in doubt is
-    first tried with a device queue that is not. `occupied_slots`: the number of occupied request slots.
+    Exact requests are first. They are trials, because their previous attempt did not end well. An endpoint that is
+    in doubt or unproven is first tried with a device queue that is not in doubt. `occupied_slots`: the number of
+    occupied request slots.
     """
     free_slots = limits.max_in_flight - occupied_slots
     if room.are_trials:
         device_class = endpoint.prefer_probe(device_class)
+    elif not room.unproven:
+        preferred = endpoint.prefer_served(device_class)
+        if preferred is None:
+            return Chosen(())
+        device_class = preferred
     chosen: Sequence[tuple[DeviceQueue, int]] = ()
     if (room.are_trials or not room.in_doubt) and device_class is not DeviceClass.IN_DOUBT:
         chosen = choose(endpoint, device_class, limits, now, free_slots, postponed)
-    if chosen:
-        return Chosen(chosen, False, room.are_trials)
-    if not room.in_doubt:
-        return Chosen(())
-    exact, wake_at = endpoint.ready.take_exact(device_class, now, limits)
-    if exact:
-        return Chosen(exact, True, True, wake_at)
-    chosen = choose(endpoint, device_class, limits, now, free_slots, postponed)
-    is_trial = room.are_trials or device_class is DeviceClass.IN_DOUBT
+    wake_at: int | None = None
+    if not chosen and room.in_doubt:
+        exact, wake_at = endpoint.ready.take_exact(device_class, now, limits)
+        if exact:
+            return Chosen(exact, True, True, wake_at)
+        chosen = choose(endpoint, device_class, limits, now, free_slots, postponed)
+    is_trial = room.are_trials or device_class is DeviceClass.IN_DOUBT or endpoint.is_trial(chosen)
     return Chosen(chosen, False, is_trial, wake_at)
 
 
@@ -115,7 +119,7 @@ def _classes(
         return None
     if limits.mix_devices == "always" or endpoint.limit.is_limited:
         return _others(device_class, CLASSES[:-1])
-    if len(endpoint.ready) <= free_slots or endpoint.slots.stalled or endpoint.is_quiet(now):
+    if len(endpoint.ready) <= free_slots or endpoint.slots.hanging or endpoint.is_quiet(now):
         return None
     return [] if device_class is DeviceClass.NEW else _others(device_class, CLASSES[:-2])
 

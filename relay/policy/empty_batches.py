@@ -14,6 +14,7 @@ from relay.policy.endpoint_turns import EndpointTurns
 from relay.policy.endpoints import Endpoints
 from relay.policy.judgement import judge_answer
 from relay.policy.limits import Limits
+from relay.policy.position import SlotUse
 from relay.policy.requests import Reply, Send
 
 QUIET_MS = 10_000
@@ -28,7 +29,7 @@ class EmptyBatches:
     def __init__(self, turns: EndpointTurns, endpoints: Endpoints) -> None:
         self._turns = turns
         self._endpoints = endpoints
-        self._senders: dict[int, Endpoint] = {}  # Endpoints by tenant; 0: the default's.
+        self._senders: dict[int, tuple[Endpoint, SlotUse]] = {}  # By tenant; 0: the default's.
         self._to_try: Collection[int | None] = ()
         self.wake_at: int | None = None  # When to try these tenants; set by Timers.
 
@@ -49,19 +50,29 @@ class EmptyBatches:
             self._ask(endpoint)
 
     def send(self, endpoint: Endpoint, now: int) -> Send | None:
-        """Return the batch without events that an endpoint is to send; None without one."""
+        """Return the batch without events that an endpoint is to send, as a trial; None without one."""
         tenant_id = endpoint.ready.take_empty_batch(self._senders)
         if tenant_id is None:
             return None
-        self._senders[tenant_id] = endpoint
         endpoint.asked(now)
-        endpoint.slots.change("free", "occupied")
-        endpoint.origin.sent(now)
+        endpoint.sent("trial", now)
+        self._senders[tenant_id] = endpoint, "trial"
         return Send(tenant_id, (), 0, exact=True)
+
+    def silent(self, send: Send, silent_ms: int, now: int) -> bool:
+        """See `Schedule.silent`."""
+        endpoint, before = self._senders[send.tenant_id]
+        use = endpoint.slot_use(before, silent_ms)
+        if use == before:
+            return False
+        endpoint.slots.change(before, use, now - silent_ms)
+        self._senders[send.tenant_id] = endpoint, use
+        self._turns.request_ended(endpoint, was_trial=True)
+        return True
 
     def answered(self, send: Send, reply: Reply, limits: Limits, now: int, u: float) -> Endpoint:
         """Apply the response and free the request slot. Return the endpoint that sent the batch."""
-        endpoint = self._senders.pop(send.tenant_id)
+        endpoint, use = self._senders.pop(send.tenant_id)
         endpoint.limit.responded(now)
         if self._endpoints.includes(endpoint):
             is_idle = self._endpoints.is_idle(endpoint)
@@ -69,7 +80,8 @@ class EmptyBatches:
             judge_answer(request, self._endpoints.verdict(reply), is_idle=is_idle)
             if is_idle and endpoint.health.state != "ok":
                 self._ask(endpoint)
-        endpoint.slots.change("occupied", "free")
+        endpoint.slots.change(use, "free")
+        self._turns.request_ended(endpoint, was_trial=True)
         self._turns.list_all(endpoint)
         self._turns.wake(endpoint.origin)
         return endpoint

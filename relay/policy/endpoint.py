@@ -26,34 +26,28 @@ from relay.policy.endpoint_health import (
     ApiResponded,
     EndpointFailed,
     Failure,
-    FellSilent,
     Health,
     PauseEnded,
     ProbePostponed,
-    RequestSent,
 )
 from relay.policy.evidence import Evidence
 from relay.policy.limits import Limits
-from relay.policy.patience import MAX_PATIENCE_MS, Patience
+from relay.policy.patience import Patience
 from relay.policy.pause import Pause
 from relay.policy.position import SlotUse
 from relay.policy.ready_queues import ReadyQueues
 from relay.policy.rejections import Rejections
 from relay.policy.request_slots import (
     CONNECTIONS_PER_SLOT,
-    FOR_ANY,
-    FOR_OTHER_TRIAL,
-    FOR_OTHERS,
     FOR_TRIAL,
+    FOR_UNPROVEN_TRIAL,
     NO_ROOM,
+    STALLED_MS,
     RequestSlots,
     Room,
 )
 from relay.policy.shared_limit import SharedLimit
 from relay.policy.upstream_origin import EndpointState, UpstreamOrigin
-
-_FIRST_TRIAL_MS = 2_000
-"""Time after which another trial may follow one that hangs, before the first response of an endpoint."""
 
 
 class SeenError(NamedTuple):
@@ -128,66 +122,82 @@ class Endpoint:
             most = connections if is_only else connections - few
         if own.in_flight >= most:
             return NO_ROOM
-        state = self.health.state
-        if state == "ok" or (state == "untested" and is_only):
-            if own.occupied >= (request_slots if is_only else max(1, request_slots - 1)):
-                return NO_ROOM
-            is_free = own.stalled + own.trials < few and everything.permits_trial(request_slots)
-            return FOR_ANY if is_free else FOR_OTHERS
-        if not everything.permits_trial(request_slots):
+        if self.health.is_failing:
+            return FOR_TRIAL if not own.in_flight and everything.permits_in_doubt(request_slots) else NO_ROOM
+        if not self._is_proven(request_slots, everything, is_only=is_only):
+            return self._room_for_trial(request_slots, everything, is_only=is_only)
+        if own.occupied >= (request_slots if is_only else max(1, request_slots - 1)):
             return NO_ROOM
-        match state:
-            case "untested":
-                return NO_ROOM if own.occupied else FOR_TRIAL
-            case "silent":
-                if own.occupied:
-                    is_free = own.occupied == 1 and self.health.attempt < request_slots
-                    return FOR_OTHER_TRIAL if is_free else NO_ROOM
-                return FOR_TRIAL
-            case _:
-                return NO_ROOM if own.in_flight else FOR_TRIAL
+        permits_in_doubt = own.hanging + own.trials < few and everything.permits_in_doubt(request_slots)
+        permits_unproven = own.hanging_since is None or everything.permits_unproven(request_slots)
+        return Room(permits_in_doubt, permits_unproven, True)
 
-    def stalls_after_ms(self, use: SlotUse, request_slots: int) -> int:
-        """Return the time without progress after which a request is stalled.
+    def _is_proven(self, request_slots: int, everything: RequestSlots, *, is_only: bool) -> bool:
+        """Return whether no request hangs, or the endpoint had a success since then and does not fall silent."""
+        since = everything.hanging_since if self.slots.hanging_since is None else self.slots.hanging_since
+        if since is None:
+            return is_only or self.health.state != "untested"
+        success_at, hung = self.evidence.success_at, self.evidence.hung_since_success
+        return success_at is not None and success_at >= since and (is_only or hung < max(1, request_slots // 2))
 
-        After some trials that hang the next ones follow slowly, so that they notice a recovery before the timeout.
+    def _room_for_trial(self, request_slots: int, everything: RequestSlots, *, is_only: bool) -> Room:
+        """Return the room for one trial of an endpoint that is in doubt or unproven.
+
+        While many of its requests hang, the next one follows when the latest one is stalled: such trials notice a
+        recovery before the timeout, and are few.
         """
-        match self.health.state:
-            case "untested" if use == "trial":
-                return _FIRST_TRIAL_MS
-            case "silent" if use == "trial" and self.health.attempt >= request_slots:
-                return MAX_PATIENCE_MS
-            case _:
-                return self.patience.ms
+        own, permits_in_doubt = self.slots, everything.permits_in_doubt(request_slots)
+        is_unproven = is_only or not own.hanging
+        if own.trials or (own.overdue and own.hanging >= 2 * request_slots):
+            return NO_ROOM
+        if not (everything.permits_unproven(request_slots) if is_unproven else permits_in_doubt):
+            return NO_ROOM
+        return FOR_TRIAL if permits_in_doubt else FOR_UNPROVEN_TRIAL
 
-    def slot_use(self, before: SlotUse, silent_ms: int, request_slots: int, now: int) -> SlotUse:
-        """Return how a request in flight uses its request slot after this time without progress, and record it."""
-        if silent_ms < self.stalls_after_ms(before, request_slots):
-            return "occupied" if before == "stalled" else before
-        if before == "occupied":
-            self.fell_silent(now - silent_ms)
-        return "stalled"
+    def slot_use(self, before: SlotUse, silent_ms: int) -> SlotUse:
+        """Return how a request in flight uses its request slot after this time without progress."""
+        if silent_ms < self.patience.ms:
+            return "trial" if before == "trial" else "occupied"
+        if before in ("occupied", "trial"):
+            self.evidence.hung()
+        return "stalled" if silent_ms >= STALLED_MS else "overdue"
+
+    def is_trial(self, queues: Sequence[tuple[DeviceQueue, int]]) -> bool:
+        """Return whether a request of these device queues is a trial, because one of them is unproven."""
+        return self.slots.hanging_since is not None and not all(self._is_served(queue) for queue, _ in queues)
+
+    def _is_served(self, queue: DeviceQueue) -> bool:
+        """Return whether a device queue was served while requests hang."""
+        since = self.slots.hanging_since
+        return since is not None and self._is_blameless(queue) and self.evidence.served_since(queue.id, since)
 
     def sent(self, use: SlotUse, now: int) -> None:
         """Record that a request is sent."""
         self.slots.change("free", use)
         self.origin.sent(now)
-        if self.health.state == "silent":
-            self._become(self.health.after(RequestSent()))
 
     def free_at(self, now: int, span_ms: int) -> int:
         """Return the earliest time that pauses and shared limit permit. `span_ms`: length of the rate window."""
         return max(self.health.pause.until, self.origin.free_at(now, span_ms))
 
     def prefer_probe(self, device_class: DeviceClass) -> DeviceClass:
-        """Move a ready device queue without failures and rejections to the front, because it is the better probe.
+        """Move a ready device queue to the front that was served while requests hang, or else had no failures and
+        rejections, because it is the better probe.
 
         Return its class, or `device_class` without one. In a shared endpoint, the turns of the tenants choose the
         probe.
         """
         if self.tenant_id is None:
             return device_class
-        return self.ready.prefer(device_class, self._is_blameless)
+        for is_preferred in (self._is_served, self._is_blameless):
+            if (preferred := self.ready.prefer(device_class, is_preferred)) is not None:
+                return preferred
+        return device_class
+
+    def prefer_served(self, device_class: DeviceClass) -> DeviceClass | None:
+        """Move a ready device queue that was served while requests hang to the front. Return its class; None without
+        one."""
+        return None if self.tenant_id is None else self.ready.prefer(device_class, self._is_served)
 
     def add_ready(self, queue: DeviceQueue, limits: Limits, now: int) -> DeviceClass:
         """List a device queue that became ready, which ends the pause if it is likely served. Return its class."""
@@ -203,12 +213,6 @@ class Endpoint:
 
     def _is_blameless(self, queue: DeviceQueue) -> bool:
         return not queue.diagnosis.failures and queue.id not in self.rejections
-
-    def fell_silent(self, since: int) -> None:
-        """Record that a request hangs since then. Without a later success the endpoint is in doubt."""
-        success_at = self.evidence.success_at
-        if self.health.state == "ok" and (success_at is None or success_at <= since):
-            self._become(self.health.after(FellSilent()))
 
     def is_quiet(self, now: int) -> bool:
         """Return whether the latest success is so old that a request without a response may hang."""

@@ -4,7 +4,6 @@
 |-----------------|--------------------------------------------------------------------------|
 | `untested`      | the creation of the endpoint                                             |
 | `ok`            | a response of the API, also a rejection                                  |
-| `silent`        | a request without progress, while no other one succeeded                 |
 | `backing_off`   | a temporary failure                                                      |
 | `unauthorized`  | a rejected key                                                           |
 | `misconfigured` | a response that is not the API's, or that rejects everything             |
@@ -20,7 +19,7 @@ from typing import Literal, TypeAlias
 from relay.policy.pause import NO_PAUSE, Pause
 
 Failure: TypeAlias = Literal["backing_off", "unauthorized", "misconfigured"]
-HealthState: TypeAlias = Literal["untested", "ok", "silent"] | Failure
+HealthState: TypeAlias = Literal["untested", "ok"] | Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +27,6 @@ class ApiResponded:
     """The API responded at `now`."""
 
     now: int
-
-
-@dataclass(frozen=True, slots=True)
-class FellSilent:
-    """A request makes no progress, and no other one succeeded meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestSent:
-    """A request is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +50,7 @@ class PauseEnded:
     """The pause is over early, except the part that a server requested."""
 
 
-HealthInput: TypeAlias = ApiResponded | FellSilent | RequestSent | EndpointFailed | ProbePostponed | PauseEnded
+HealthInput: TypeAlias = ApiResponded | EndpointFailed | ProbePostponed | PauseEnded
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +60,17 @@ class Health:
     state: HealthState
     since: int
     attempt: int = 0
-    """Consecutive failures of the same kind, at most one counted per round trip. While silent: requests since then."""
+    """Consecutive failures of the same kind, at most one counted per round trip."""
     pause: Pause = NO_PAUSE
     """Until the next probe."""
 
     def __post_init__(self) -> None:
-        assert self.state == "silent" or (self.attempt > 0) is self.is_failing, self
+        assert (self.attempt > 0) is self.is_failing, self
         assert self.is_failing or self.pause is NO_PAUSE, self
 
     @property
     def is_failing(self) -> bool:
-        return self.state not in ("untested", "ok", "silent")
+        return self.state not in ("untested", "ok")
 
     def after(self, what: HealthInput) -> Health:
         """Return the health after an input. This is the only transition."""
@@ -90,10 +79,6 @@ class Health:
                 if self.state == "ok":
                     return self
                 return Health("ok", now if self.is_failing else self.since)
-            case FellSilent():
-                return replace(self, state="silent") if self.state == "ok" else self
-            case RequestSent():
-                return replace(self, attempt=self.attempt + 1) if self.state == "silent" else self
             case EndpointFailed(failure, sent_at, now):
                 if self.state != failure:
                     return Health(failure, now, 1, self.pause)

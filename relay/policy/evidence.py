@@ -19,10 +19,19 @@ _SUCCESSES_PER_FAILURE = 9
 class Evidence:
     """Times are monotonic milliseconds."""
 
-    __slots__ = ("_failed_queue_ids", "_minutes", "_previous", "_queue_ids", "_witnesses", "success_at")
+    __slots__ = (
+        "_failed_queue_ids",
+        "_minutes",
+        "_previous",
+        "_queue_ids",
+        "_witnesses",
+        "hung_since_success",
+        "success_at",
+    )
 
     def __init__(self) -> None:
         self.success_at: int | None = None
+        self.hung_since_success = 0  # Requests.
         self._queue_ids: Sequence[int] = ()  # Device queues of the latest success.
         self._previous: tuple[Sequence[int], int | None] = ((), None)  # Latest success of other device queues.
         self._failed_queue_ids: set[int] = set()  # Device queues that failed since the latest success.
@@ -42,6 +51,7 @@ class Evidence:
         if queue_ids != self._queue_ids:
             self._previous = (self._queue_ids, self.success_at)
         self.success_at, self._queue_ids = now, queue_ids
+        self.hung_since_success = 0
         self._failed_queue_ids.clear()
         witnesses = self._witnesses
         for queue_id in queue_ids:
@@ -56,6 +66,10 @@ class Evidence:
         latest[1] += 1
         latest[2] += failures
 
+    def hung(self) -> None:
+        """Record that a request hangs."""
+        self.hung_since_success += 1
+
     def failed(self, queue_ids: Iterable[int]) -> None:
         """Record that requests with events of these device queues failed."""
         self._failed_queue_ids.update(queue_ids)
@@ -68,6 +82,10 @@ class Evidence:
         """Return whether another device queue succeeded in the last ten minutes and did not fail since."""
         latest = next((at for queue_id, at in reversed(self._witnesses.items()) if queue_id not in queue_ids), None)
         return latest is not None and latest >= now - _RECENT_SUCCESS_MS
+
+    def served_since(self, queue_id: int, at: int) -> bool:
+        """Return whether a device queue succeeded at `at` or later and did not fail since, as far as it is known."""
+        return self._witnesses.get(queue_id, -1) >= at
 
     def mostly_succeeds(self, since: int) -> bool:
         """Return whether 9 in 10 of the requests since then, at most 15 minutes ago, were delivered.

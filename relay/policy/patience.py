@@ -1,13 +1,15 @@
-"""How long a request to an endpoint may make no progress before it is stalled.
+"""How long a request to an endpoint may make no progress before it is overdue, so that it probably hangs.
 
-Twice the longest of the latest response times, at most 5 s. So a request that hangs beside others soon frees its
-request slot, and an upstream that is slow for all never gets more requests at a time than `upstream.max_in_flight`.
+Twice the longest of the latest response times, from 0.5 to 5 s.
 """
 
 from __future__ import annotations
 
-MAX_PATIENCE_MS = 5_000
+from relay.policy.request_slots import STALLED_MS
+
 _MIN_MS = 500
+_FIRST_MS = 2_000
+"""Before the first response time is known."""
 
 
 class Patience:
@@ -24,8 +26,8 @@ class Patience:
     @property
     def ms(self) -> int:
         if self._slowest_ms is None:
-            return MAX_PATIENCE_MS
-        return min(MAX_PATIENCE_MS, max(_MIN_MS, 2 * self._slowest_ms))
+            return _FIRST_MS
+        return min(STALLED_MS, max(_MIN_MS, 2 * self._slowest_ms))
 
     def succeeded(self, after_ms: int) -> None:
         """Record a success `after_ms` after its request was chosen."""

@@ -16,9 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn, TypeAlias
 
-SlotUse: TypeAlias = Literal["free", "occupied", "trial", "stalled"]
-"""How a request uses its request slot: not any more, completely, as a trial, or without progress, so that it needs only
-a connection."""
+SlotUse: TypeAlias = Literal["free", "occupied", "trial", "overdue", "stalled"]
+"""How a request uses its request slot: not any more, as one that is likely served, as a trial, without progress for
+longer than usual, or for so long that it needs only a connection."""
 
 
 class Position:

@@ -88,10 +88,10 @@ class ReadyQueues:
             self._queues[device_class] = None
         return queue
 
-    def prefer(self, device_class: DeviceClass, is_preferred: Callable[[DeviceQueue], bool]) -> DeviceClass:
+    def prefer(self, device_class: DeviceClass, is_preferred: Callable[[DeviceQueue], bool]) -> DeviceClass | None:
         """Move a preferred device queue among the next ones of a class to the front. Return its class.
 
-        `device_class` comes before the other classes. Without a preferred one it is returned. Not for several tenants.
+        `device_class` comes before the other classes. None: there is no preferred one. Not for several tenants.
         """
         for each in (device_class, *CLASSES):
             queues = self._queues[each]
@@ -104,7 +104,7 @@ class ReadyQueues:
                     del queues[at]
                     queues.appendleft(queue)
                     return each
-        return device_class
+        return None
 
     def take_tenant(self, shared: ReadyQueues, tenant_id: int) -> bool:
         """Move the requests of a tenant from `shared` to this, in order. Return whether there is one."""

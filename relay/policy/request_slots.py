@@ -2,12 +2,16 @@
 
 Requests that hang must not delay others:
 
-- A request without progress is stalled: it needs a connection, but no request slot (`patience` says when).
+- A request without progress for 5 s is stalled: it needs a connection, but no request slot. Long before, it is overdue
+  (`patience` says when): it occupies its request slot, and shows that requests hang.
 - A device queue is in doubt after a failure, and if its request was in flight at a crash. An endpoint is in doubt while
-  it fails, while a request hangs and no other one succeeds, and, if it is not the only one, until its first response.
-- A request of a device queue or an endpoint in doubt is a trial. All trials together use at most half of the request
-  slots, and leave as many connections as there are request slots. An endpoint in doubt has one or two trials at a time,
-  one of them of a device queue in doubt.
+  it fails, or its requests hang and none succeeds. Their requests are trials. Together with the overdue requests they
+  leave half of the request slots to others.
+- While requests hang, a device queue or an endpoint without a success since then is unproven. So is an endpoint before
+  its first response, if it is not the only one. Their requests are trials, too, but leave only a quarter of the request
+  slots to others. So a device that was served since then finds a free request slot, unless its endpoint is in doubt.
+- An endpoint that is in doubt or unproven has one trial at a time. All trials leave as many connections as there are
+  request slots.
 """
 
 from __future__ import annotations
@@ -17,58 +21,87 @@ from typing import Final, NamedTuple
 from relay.policy.position import SlotUse
 
 CONNECTIONS_PER_SLOT = 8
+STALLED_MS = 5_000
+"""Time without progress after which a request is stalled."""
 
 
 class Room(NamedTuple):
-    """Which requests of an endpoint may be sent now."""
+    """Which requests of an endpoint may be sent now, by their device queues."""
 
     in_doubt: bool
-    """Those of device queues in doubt."""
-    others: bool
+    unproven: bool
+    proven: bool
     are_trials: bool = False
-    """Every request is a trial, because the endpoint is in doubt."""
+    """Every request is a trial, because the endpoint is in doubt or unproven."""
 
 
-NO_ROOM: Final = Room(False, False)
-FOR_ANY: Final = Room(True, True)
-FOR_OTHERS: Final = Room(False, True)
-FOR_TRIAL: Final = Room(True, True, are_trials=True)
-FOR_OTHER_TRIAL: Final = Room(False, True, are_trials=True)
+NO_ROOM: Final = Room(False, False, False)
+FOR_TRIAL: Final = Room(True, True, True, are_trials=True)
+FOR_UNPROVEN_TRIAL: Final = Room(False, True, True, are_trials=True)
 
 
 class RequestSlots:
     """The requests in flight of one endpoint, which also count for its upstream origin and for all origins."""
 
-    __slots__ = ("_parent", "in_flight", "stalled", "trials")
+    __slots__ = ("_parent", "hanging_since", "in_flight", "overdue", "stalled", "trials")
 
     def __init__(self, parent: RequestSlots | None = None) -> None:
         self._parent = parent
         self.in_flight = 0
-        self.stalled = 0  # Requests in flight that make no progress.
-        self.trials = 0  # Trials in flight that are not stalled.
+        self.trials = 0  # Trials in flight that are neither overdue nor stalled.
+        self.overdue = 0
+        self.stalled = 0
+        self.hanging_since: int | None = None
+        """While requests are overdue or stalled: when the first one made its last progress."""
 
     def __repr__(self) -> str:
-        return f"RequestSlots(in_flight={self.in_flight}, stalled={self.stalled}, trials={self.trials})"
+        counts = f"in_flight={self.in_flight}, trials={self.trials}, overdue={self.overdue}, stalled={self.stalled}"
+        return f"RequestSlots({counts}, hanging_since={self.hanging_since})"
 
     @property
     def occupied(self) -> int:
         return self.in_flight - self.stalled
 
-    def permits_trial(self, request_slots: int) -> bool:
-        """Return whether one more trial may be in flight, if these are the requests of all origins."""
-        most = (CONNECTIONS_PER_SLOT - 1) * request_slots
-        return self.trials < max(1, request_slots // 2) and self.in_flight < most
+    @property
+    def hanging(self) -> int:
+        return self.overdue + self.stalled
 
-    def change(self, before: SlotUse, after: SlotUse) -> None:
-        """Count that a request uses its slot differently."""
-        assert (before, after) != ("free", "stalled"), "only a request in flight can stall"
+    def has_room(self, request_slots: int) -> bool:
+        """Return whether one more request may be in flight, if these are the requests of all origins."""
+        return self.occupied < request_slots and self.in_flight < CONNECTIONS_PER_SLOT * request_slots
+
+    def permits_in_doubt(self, request_slots: int) -> bool:
+        """Return whether one more trial of one in doubt may be sent, if these are the requests of all origins."""
+        return self._permits(max(1, request_slots // 2), request_slots)
+
+    def permits_unproven(self, request_slots: int) -> bool:
+        """Return the same for a trial of an unproven device queue or endpoint."""
+        return self._permits(request_slots - request_slots // 4, request_slots)
+
+    def _permits(self, most: int, request_slots: int) -> bool:
+        return self.trials + self.overdue < most and self.in_flight < (CONNECTIONS_PER_SLOT - 1) * request_slots
+
+    def change(self, before: SlotUse, after: SlotUse, progress_at: int = 0) -> None:
+        """Count that a request uses its slot differently. `progress_at`: the last progress of one that hangs."""
         in_flight = (after != "free") - (before != "free")
-        stalled = (after == "stalled") - (before == "stalled")
         trials = (after == "trial") - (before == "trial")
+        overdue = (after == "overdue") - (before == "overdue")
+        stalled = (after == "stalled") - (before == "stalled")
+        assert before != "free" or not (overdue or stalled), "only a request in flight can hang"
         slots: RequestSlots | None = self
         while slots is not None:
             slots.in_flight += in_flight
-            slots.stalled += stalled
             slots.trials += trials
-            assert slots.trials >= 0 <= slots.stalled <= slots.in_flight - slots.trials, slots
+            if overdue or stalled:
+                slots._count_hanging(overdue, stalled, progress_at)
+            assert slots.trials >= 0 <= slots.in_flight - slots.trials - slots.overdue - slots.stalled, slots
             slots = slots._parent
+
+    def _count_hanging(self, overdue: int, stalled: int, progress_at: int) -> None:
+        self.overdue += overdue
+        self.stalled += stalled
+        assert self.overdue >= 0 <= self.stalled, self
+        if not self.hanging:
+            self.hanging_since = None
+        elif self.hanging_since is None:
+            self.hanging_since = progress_at

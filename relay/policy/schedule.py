@@ -32,7 +32,6 @@ from relay.policy.limits import Limits
 from relay.policy.overview import EndpointView
 from relay.policy.pause import Pause
 from relay.policy.position import IDLE, READY, RESERVED, InFlight, Lingering, SlotUse
-from relay.policy.request_slots import CONNECTIONS_PER_SLOT
 from relay.policy.requests import Reply, Send, Share, Wait
 from relay.policy.timers import Timers
 from relay.policy.upstream_origin import EndpointState, UpstreamOrigin
@@ -168,8 +167,7 @@ class Schedule:
                 self._turns.wake(what)
             else:
                 what.try_endpoints(now)
-        slots = self.limits.max_in_flight
-        if self._slots.occupied < slots and self._slots.in_flight < CONNECTIONS_PER_SLOT * slots:
+        if self._slots.has_room(self.limits.max_in_flight):
             while origin := self._turns.next_origin():
                 if not self._may_send(origin, now):
                     self._turns.wait(origin)
@@ -194,18 +192,18 @@ class Schedule:
         room = endpoint.room(self.limits.max_in_flight, self._slots, now, is_only=len(self._endpoints) == 1)
         if not room.in_doubt:
             self._turns.wait_for_request(endpoint)
-        if not (room.in_doubt or room.others):
+        if (paused_until := endpoint.health.pause.until) > now and room.proven:
+            self._timers.wake(endpoint, paused_until)
+        if paused_until > now or not room.proven:
             return None
-        if endpoint.health.pause.until > now:
-            self._timers.wake(endpoint, endpoint.health.pause.until)
-            return None
-        if empty_batch := self._empty_batches.send(endpoint, now):
+        if room.unproven and (empty_batch := self._empty_batches.send(endpoint, now)):
             return empty_batch
         chosen = select(endpoint, device_class, room, self.limits, now, self._slots.occupied, self._arm)
         if chosen.wake_at is not None:
             self._timers.wake(endpoint, chosen.wake_at)
         if not chosen.queues:
-            self._turns.list_all(endpoint, in_doubt=room.in_doubt)  # Device queues may have moved to another class.
+            if room.unproven:
+                self._turns.list_all(endpoint, in_doubt=room.in_doubt)  # Device queues may have moved to another class.
             return None
         slot: SlotUse = "trial" if chosen.is_trial else "occupied"
         endpoint.sent(slot, now)
@@ -226,10 +224,12 @@ class Schedule:
 
     def silent(self, send: Send, silent_ms: int, now: int) -> bool:
         """Record for how long a request makes no progress. Return whether `next` may change."""
-        position, endpoint = self._queues[send.shares[0].queue_id].position, self.endpoint(send)
+        if not send.shares:
+            return self._empty_batches.silent(send, silent_ms, now)
+        position = self._queues[send.shares[0].queue_id].position
         if not isinstance(position, InFlight) or (before := position.slot) == "free":
             return False
-        self._use_slot(send, endpoint.slot_use(before, silent_ms, self.limits.max_in_flight, now))
+        self._use_slot(send, self.endpoint(send).slot_use(before, silent_ms), now - silent_ms)
         return position.slot != before
 
     # -- outcomes ----------------------------------------------------------------------------------
@@ -297,13 +297,13 @@ class Schedule:
         """Occupy a request slot again until the request is `settled`, because its outcome could not be stored."""
         self._use_slot(send, "occupied")
 
-    def _use_slot(self, send: Send, use: SlotUse) -> None:
-        """Change how a request uses its request slot."""
+    def _use_slot(self, send: Send, use: SlotUse, progress_at: int = 0) -> None:
+        """Change how a request uses its request slot. `progress_at`: its last progress, if it hangs."""
         endpoint, before = self.endpoint(send), self._queues[send.shares[0].queue_id].use_slot(use)
         if before != use:
-            endpoint.slots.change(before, use)
+            endpoint.slots.change(before, use, progress_at)
             if before != "free":
-                self._turns.request_ended(endpoint, was_trial=before in ("trial", "stalled"))
+                self._turns.request_ended(endpoint, was_trial=before != "occupied")
             if use == "free":
                 self._turns.wake(endpoint.origin)
 

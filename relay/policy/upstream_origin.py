@@ -16,8 +16,7 @@ from relay.policy.request_slots import RequestSlots
 from relay.policy.shared_limit import SharedLimit
 
 EndpointState: TypeAlias = Literal["untested", "ok", "rate_limited"] | Failure
-"""The state of an endpoint for people. "silent" is shown as "ok", and "ok" or "untested" as "rate_limited" if the
-origin is limited."""
+"""The state of an endpoint for people: "ok" or "untested" is shown as "rate_limited" if the origin is limited."""
 HEALTHY: Collection[EndpointState] = ("ok", "untested")
 
 
@@ -111,5 +110,4 @@ class UpstreamOrigin:
             return state
         if isinstance(self.network, Unreachable):
             return "backing_off"
-        shown: Literal["ok", "untested"] = "untested" if state == "untested" else "ok"
-        return "rate_limited" if self.limit.is_limited else shown
+        return "rate_limited" if self.limit.is_limited else state

@@ -127,20 +127,20 @@ def fairness() -> Iterator[Row]:
 
 
 def hanging() -> Iterator[Row]:
-    """40 devices of one tenant beside two silent tenants, and beside hanging devices of their own tenant."""
-    until = 14 * MINUTE_MS
-    for since, when in ((0, "from the start"), (5 * MINUTE_MS, "later")):
-        silent_tenants = [Fault("blackhole", since, until, tenant=n) for n in (2, 3)]
-        for devices in (0, 9, 40):
-            hangs = Fault("silent device", since, since + 9 * MINUTE_MS, devices=frozenset(range(devices)))
-            fleet = [device for n in (2, 3) for device in light_devices(50, first=1_000 * n, tenant=n, gap_ms=30_000)]
-            fleet += [*light_devices(devices, gap_ms=10_000), *light_devices(40, first=100, gap_ms=30_000)]
-            world = simulate(Plan(fleet, 15 * MINUTE_MS, faults=[*silent_tenants, hangs]))
-            waits = waits_ms(world, range(100, 140))
-            yield (
-                f"oldest pending event beside two silent tenants and {devices} hanging devices, {when}",
-                f"{waits[-1] / 1000:.1f} s (median {waits[len(waits) // 2] / 1000:.1f} s)",
-            )
+    """40 devices of one tenant beside silent tenants, and beside hanging devices of their own tenant."""
+    since, until = 5 * MINUTE_MS, 14 * MINUTE_MS
+    for tenants, devices in ((2, 0), (12, 0), (2, 9), (0, 9), (0, 40)):
+        numbers = range(2, 2 + tenants)
+        faults = [Fault("blackhole", since, until, tenant=n) for n in numbers]
+        faults.append(Fault("silent device", since, until, devices=frozenset(range(devices))))
+        fleet = [device for n in numbers for device in light_devices(50, first=1_000 * n, tenant=n, gap_ms=30_000)]
+        fleet += [*light_devices(devices, gap_ms=10_000), *light_devices(40, first=100, gap_ms=30_000)]
+        world = simulate(Plan(fleet, 15 * MINUTE_MS, faults=faults))
+        first, later = waits_ms(world, range(100, 140))[-1], waits_ms(world, range(100, 140), since + MINUTE_MS)[-1]
+        yield (
+            f"oldest pending event beside {tenants} silent tenants and {devices} hanging devices",
+            f"{first / 1000:.1f} s (after the first minute {later / 1000:.1f} s)",
+        )
 
 
 def isolation() -> Iterator[Row]:

@@ -176,9 +176,8 @@ class SimUpstream:
         self, tenant_id: int, body: bytes, silent: Callable[[int], None], *, fresh: bool = False
     ) -> UpstreamResponse | NoResponse:
         request = Request(self.clock.true_ms(), tenant_id, msgspec.json.decode(body, type=_Body).events, len(body))
-        if not request.events:
-            return await self._empty_request(tenant_id)
-        self.sent.append(request)
+        if request.events:
+            self.sent.append(request)
         self._watch.sent(request, self.origin(tenant_id))
 
         loop = asyncio.get_running_loop()
@@ -190,7 +189,7 @@ class SimUpstream:
 
         timer = loop.call_later(CHECK_S, check)
         try:
-            return await self._exchange(request)
+            return await (self._exchange(request) if request.events else self._empty_request(tenant_id))
         finally:
             timer.cancel()
             silent(0)
@@ -228,6 +227,7 @@ class SimUpstream:
     async def _empty_request(self, tenant_id: int) -> UpstreamResponse | NoResponse:
         """Respond to a request without events, which the relay sends to learn the time or the cause of a failure."""
         if self._has_fault("refused", tenant_id):
+            self._watch.unreachable(self.origin(tenant_id))
             return NoResponse("cannot connect: Connection refused", never_sent=True, is_unreachable=True)
         self.asked_at.append((self.clock.true_ms(), tenant_id))
         await asyncio.sleep(0.02)
@@ -235,6 +235,7 @@ class SimUpstream:
         if response is None:
             await asyncio.sleep(TIMEOUT_S)
             return NoResponse("no response within 30 s")
+        self._watch.reachable(self.origin(tenant_id))
         return self._dated(response, tenant_id)
 
     def _failure(self, tenant_id: int, events: Sequence[SimEvent] = ()) -> UpstreamResponse | None:

@@ -2,7 +2,8 @@
 
 The upstream receives events once (G3), in order and in one request at a time (G4), within the device limit (G5). An
 event may come before an earlier one only alone, after an earlier one failed alone 10 times over at least 9 minutes.
-Requests in flight at a crash are resent first and unchanged. The ledger balances (G2).
+Requests in flight at a crash are resent first and unchanged. The ledger balances (G2). Request slots
+and connections are not exceeded (G6, G9).
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from tests.simulation.upstream import EventKey, Request
 
 _ALONE, _ALONE_MS = 10, 540_000
-_NEVER_STALLED_MS = 500
-"""A request of this age still occupies its request slot, even if others respond sooner."""
+_STALLED_MS = 5_000
+"""A request of this age, without progress, no longer counts against `upstream.max_in_flight`."""
+_RECENT_SUCCESS_MS = 600_000
+"""An endpoint with an older success has a quarter of the connections."""
 
 
 class Watch:
@@ -31,6 +34,8 @@ class Watch:
         self._ledger = ledger
         self._open: dict[int, Request] = {}  # By device.
         self._in_flight: list[Request] = []
+        self._served_at: dict[int, int] = {}
+        """Time of the latest success of this relay, by tenant."""
         self._attempts: dict[str, set[int]] = {}
         """Ids of the requests in flight without a network, by upstream origin."""
         self._first: dict[int, list[EventKey]] = {}  # Events that must be sent first, by device.
@@ -47,6 +52,7 @@ class Watch:
     def started(self, unsettled: Sequence[list[EventKey]]) -> None:
         self._open.clear()
         self._in_flight.clear()
+        self._served_at.clear()
         self._attempts.clear()
         self._first = {device: request for request in unsettled for device, _ in request}
 
@@ -56,9 +62,14 @@ class Watch:
             assert not attempts, f"two attempts at a time without a network to {origin}"
             attempts.add(id(request))
         slots = self._limits.max_in_flight
-        young = [one for one in self._in_flight if request.sent_at - one.sent_at < _NEVER_STALLED_MS]
-        assert len(young) <= slots, "more in flight than allowed"
-        assert len(self._in_flight) <= CONNECTIONS_PER_SLOT * slots, "more connections than allowed"
+        counted = [one for one in self._in_flight if request.sent_at - one.sent_at < _STALLED_MS]
+        assert len(counted) <= slots, "more in flight than allowed"
+        connections = CONNECTIONS_PER_SLOT * slots
+        assert len(self._in_flight) <= connections, "more connections than allowed"
+        served_at = self._served_at.get(request.tenant)
+        if served_at is None or request.sent_at - served_at > _RECENT_SUCCESS_MS:
+            own = [one for one in self._in_flight if one.tenant == request.tenant]
+            assert len(own) <= max(1, connections // 4), f"tenant {request.tenant}: too many without a recent success"
         keys = request.keys
         for device in {device for device, _ in keys}:
             assert device not in self._open, f"device {device}: a second request in flight"
@@ -76,6 +87,8 @@ class Watch:
 
     def responded(self, request: Request) -> None:
         self._in_flight.remove(request)
+        if request.returned_at is not None and request.status < 300:
+            self._served_at[request.tenant] = request.returned_at
         for attempts in self._attempts.values():
             attempts.discard(id(request))
         for device in {device for device, _ in request.keys}:

@@ -24,7 +24,7 @@ from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
 from relay.policy.upstream_origin import EndpointState
 from relay.runtime.metrics import Metrics
-from relay.runtime.tasks import Tasks
+from relay.runtime.tasks import TaskFailed, Tasks
 
 from tests.simulation.outbox import SimOutbox
 from tests.simulation.upstream import EventKey, Fault, Flaw, Origin, SimEvent, SimUpstream
@@ -337,6 +337,7 @@ class Relay:
 
     def __init__(self, world: World) -> None:
         self.tasks = Tasks()
+        self.tasks.failure.add_done_callback(_end_run)  # At once: a relay that goes on may never wait again.
         self.outbox = world.outbox
         self.schedule = Schedule(world.plan.limits, world.upstream.origin, lambda: world.plan.origins)
         self.metrics = Metrics()
@@ -367,6 +368,11 @@ class Relay:
 
     async def kill(self) -> None:
         await self.tasks.cancel_all()
+
+
+def _end_run(failure: asyncio.Future[TaskFailed]) -> None:
+    if not failure.cancelled():
+        asyncio.get_running_loop().call_exception_handler({"exception": failure.result()})
 
 
 def _event(device: Device, n: int, occurred_at: str) -> Event:

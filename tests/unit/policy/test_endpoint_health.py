@@ -8,12 +8,10 @@ import pytest
 from relay.policy.endpoint_health import (
     ApiResponded,
     EndpointFailed,
-    FellSilent,
     Health,
     HealthInput,
     PauseEnded,
     ProbePostponed,
-    RequestSent,
 )
 from relay.policy.pause import NO_PAUSE, Pause
 
@@ -21,15 +19,12 @@ PAUSE = Pause(900, "backing_off", 400)
 HEALTHS = {
     "untested": Health("untested", 100),
     "ok": Health("ok", 100),
-    "silent": Health("silent", 100, 2),
     "backing_off": Health("backing_off", 100, 3, PAUSE),
     "unauthorized": Health("unauthorized", 100, 3, PAUSE),
     "misconfigured": Health("misconfigured", 100, 3, PAUSE),
 }
 INPUTS: dict[str, HealthInput] = {
     "API": ApiResponded(500),
-    "silence": FellSilent(),
-    "request": RequestSent(),
     "backing off": EndpointFailed("backing_off", 100, 500),
     "unauthorized": EndpointFailed("unauthorized", 100, 500),
     "misconfigured": EndpointFailed("misconfigured", 100, 500),
@@ -39,34 +34,32 @@ INPUTS: dict[str, HealthInput] = {
 IMPOSSIBLE = None
 TABLE: dict[str, list[Health | None]] = {
     # By input: the health after it, in the order of HEALTHS.
-    "API": [*[Health("ok", 100)] * 3, *[Health("ok", 500)] * 3],
-    "silence": [HEALTHS["untested"], Health("silent", 100), *list(HEALTHS.values())[2:]],
-    "request": [HEALTHS["untested"], HEALTHS["ok"], Health("silent", 100, 3), *list(HEALTHS.values())[3:]],
+    "API": [*[Health("ok", 100)] * 2, *[Health("ok", 500)] * 3],
     "backing off": [
-        *[Health("backing_off", 500, 1)] * 3,
+        *[Health("backing_off", 500, 1)] * 2,
         Health("backing_off", 100, 4, PAUSE),
         Health("backing_off", 500, 1, PAUSE),
         Health("backing_off", 500, 1, PAUSE),
     ],
     "unauthorized": [
-        *[Health("unauthorized", 500, 1)] * 3,
+        *[Health("unauthorized", 500, 1)] * 2,
         Health("unauthorized", 500, 1, PAUSE),
         Health("unauthorized", 100, 4, PAUSE),
         Health("unauthorized", 500, 1, PAUSE),
     ],
     "misconfigured": [
-        *[Health("misconfigured", 500, 1)] * 3,
+        *[Health("misconfigured", 500, 1)] * 2,
         Health("misconfigured", 500, 1, PAUSE),
         Health("misconfigured", 500, 1, PAUSE),
         Health("misconfigured", 100, 4, PAUSE),
     ],
     "postponed": [
-        *[IMPOSSIBLE] * 3,
-        *[Health(name, 100, 3, Pause(700, "unauthorized")) for name in list(HEALTHS)[3:]],
+        *[IMPOSSIBLE] * 2,
+        *[Health(name, 100, 3, Pause(700, "unauthorized")) for name in list(HEALTHS)[2:]],
     ],
     "pause ended": [
-        *[HEALTHS["untested"], HEALTHS["ok"], HEALTHS["silent"]],
-        *[Health(name, 100, 3, Pause(400, "backing_off", 400)) for name in list(HEALTHS)[3:]],
+        *[HEALTHS["untested"], HEALTHS["ok"]],
+        *[Health(name, 100, 3, Pause(400, "backing_off", 400)) for name in list(HEALTHS)[2:]],
     ],
 }
 

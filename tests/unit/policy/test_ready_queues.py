@@ -97,7 +97,7 @@ def test_a_preferred_device_queue_may_be_of_another_class() -> None:
     ready.add(queue(1, known=True), LIMITS)
     ready.add(queue(2), LIMITS)
     assert ready.prefer(DeviceClass.SPARSE, lambda queue: queue.id == 2) is NEW
-    assert ready.prefer(DeviceClass.SPARSE, lambda queue: queue.id == 3) is DeviceClass.SPARSE
+    assert ready.prefer(DeviceClass.SPARSE, lambda queue: queue.id == 3) is None
 
 
 def test_a_preferred_device_queue_is_not_searched_among_all() -> None:

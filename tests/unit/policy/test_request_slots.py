@@ -7,13 +7,12 @@ from itertools import pairwise
 
 import pytest
 from relay.policy.position import SlotUse
-from relay.policy.request_slots import RequestSlots
-from relay.policy.requests import Send, Share, Wait
+from relay.policy.request_slots import STALLED_MS, RequestSlots
+from relay.policy.requests import Reply, Send, Share, Wait
 
-from tests.unit.policy.harness import FAILING, RESET, Harness, queues, restarted
+from tests.unit.policy.harness import EVENT_BYTES, FAILING, RESET, Harness, queues, restarted
 
 SLOTS = 2
-NOTHING_KNOWN_MS = 5_000
 RESPONSE_MS = 400
 
 
@@ -30,6 +29,9 @@ RESPONSE_MS = 400
         (["free", "trial"], 1, 1),
         (["free", "trial", "stalled"], 1, 0),
         (["free", "trial", "stalled", "occupied"], 1, 1),
+        (["free", "occupied", "overdue"], 1, 1),
+        (["free", "trial", "overdue", "stalled"], 1, 0),
+        (["free", "occupied", "overdue", "free"], 0, 0),
         (["free", "trial", "free"], 0, 0),
     ],
 )
@@ -54,27 +56,48 @@ def test_a_change_of_a_request_that_is_not_counted_is_impossible(before: SlotUse
 
 
 @pytest.mark.parametrize(
-    ("request_slots", "trials", "others", "permitted"),
+    ("request_slots", "uses", "in_doubt", "unproven"),
     [
-        (8, 3, 4, True),
-        (8, 4, 0, False),
-        (8, 0, 55, True),
-        (8, 0, 56, False),
-        (1, 0, 0, True),
-        (1, 1, 0, False),
-        (3, 1, 0, False),
+        (8, ["trial"] * 3 + ["occupied"] * 4, True, True),
+        (8, ["trial"] * 4, False, True),
+        (8, ["trial"] * 2 + ["overdue"] * 2, False, True),
+        (8, ["trial"] * 3 + ["overdue"] * 2, False, True),
+        (8, ["trial"] * 3 + ["overdue"] * 3, False, False),
+        (8, ["stalled"] * 55, True, True),
+        (8, ["stalled"] * 56, False, False),
+        (4, ["overdue"] * 2, False, True),
+        (4, ["overdue"] * 3, False, False),
+        (3, ["trial"], False, True),
+        (2, ["trial"], False, True),
+        (1, [], True, True),
+        (1, ["trial"], False, False),
     ],
 )
-def test_trials_use_half_of_the_request_slots_and_leave_connections_for_others(
-    request_slots: int, trials: int, others: int, permitted: bool
+def test_trials_leave_request_slots_and_connections_for_others(
+    request_slots: int, uses: list[SlotUse], in_doubt: bool, unproven: bool
 ) -> None:
     everything = RequestSlots()
-    for _ in range(trials):
+    for use in uses:
         everything.change("free", "trial")
-    for _ in range(others):
-        everything.change("free", "occupied")
-        everything.change("occupied", "stalled")
-    assert everything.permits_trial(request_slots) is permitted
+        everything.change("trial", use)
+    assert everything.permits_in_doubt(request_slots) is in_doubt
+    assert everything.permits_unproven(request_slots) is unproven
+
+
+def test_requests_hang_from_the_last_progress_of_the_first_one_until_none_hangs() -> None:
+    everything = RequestSlots()
+    slots = RequestSlots(everything)
+    for _ in range(2):
+        slots.change("free", "occupied")
+    seen = []
+    for before, after, progress_at in [
+        ("occupied", "overdue", 10), ("occupied", "overdue", 20), ("overdue", "stalled", 10), ("stalled", "free", 0),
+        ("overdue", "occupied", 0), ("occupied", "stalled", 30),
+    ]:  # fmt: skip
+        slots.change(before, after, progress_at)
+        assert everything.hanging_since == slots.hanging_since
+        seen.append((slots.hanging, slots.hanging_since))
+    assert seen == [(1, 10), (2, 10), (2, 10), (1, 10), (0, None), (1, 30)]
 
 
 # -- requests that hang
@@ -99,28 +122,24 @@ def hang(harness: Harness, sends: Sequence[Send], ms: int) -> None:
         harness.schedule.silent(send, ms, harness.now)
 
 
-@pytest.mark.parametrize(
-    ("succeeded", "stalls_after_ms"), [(False, NOTHING_KNOWN_MS), (True, 2 * RESPONSE_MS)], ids=["first", "later"]
-)
-def test_a_request_without_progress_frees_its_request_slot(succeeded: bool, stalls_after_ms: int) -> None:
+@pytest.mark.parametrize("succeeded", [False, True])
+def test_a_request_without_progress_for_5_s_frees_its_request_slot(succeeded: bool) -> None:
     harness = harness_with_two_slots(succeeded=succeeded)
-    first, second = harness.sends()
+    first, _ = harness.sends()
+    overdue_after_ms = 2 * RESPONSE_MS if succeeded else 2_000
+    assert not harness.schedule.silent(first, overdue_after_ms - 1, harness.now)
+    assert harness.schedule.silent(first, overdue_after_ms, harness.now)
+    assert not harness.schedule.silent(first, STALLED_MS - 1, harness.now)
     assert isinstance(harness.next(), Wait)
-    assert not harness.schedule.silent(first, stalls_after_ms - 1, harness.now)
-    assert isinstance(harness.next(), Wait)
-    assert harness.schedule.silent(first, stalls_after_ms, harness.now)
-    assert not harness.schedule.silent(first, stalls_after_ms + 250, harness.now)
-    (third,) = harness.sends()
-    assert harness.schedule.silent(second, stalls_after_ms, harness.now)
-    assert len(harness.sends()) == (0 if succeeded else 1), "one trial at a time"
-    harness.respond(third)
-    assert harness.sends()
+    assert harness.schedule.silent(first, STALLED_MS, harness.now)
+    assert not harness.schedule.silent(first, STALLED_MS + 250, harness.now)
+    assert len(harness.sends()) == 1
 
 
 def test_a_request_that_makes_progress_again_occupies_its_request_slot_again() -> None:
     harness = harness_with_two_slots(succeeded=False)
     first, second = harness.sends()
-    harness.schedule.silent(first, NOTHING_KNOWN_MS, harness.now)
+    harness.schedule.silent(first, STALLED_MS, harness.now)
     (third,) = harness.sends()
     assert harness.schedule.silent(first, 0, harness.now)
     harness.respond(second)
@@ -147,7 +166,7 @@ def test_requests_that_all_hang_leave_connections_for_other_endpoints(succeeded:
     sent: list[Send] = []
     while sends := harness.sends():
         sent += sends
-        hang(harness, sends, NOTHING_KNOWN_MS)
+        hang(harness, sends, STALLED_MS)
     assert len(sent) == connections
     for send in sent:
         harness.respond(send)
@@ -155,28 +174,30 @@ def test_requests_that_all_hang_leave_connections_for_other_endpoints(succeeded:
     assert len(harness.sends()) == SLOTS
 
 
-def test_devices_that_hang_beside_others_use_at_most_all_connections() -> None:
+def test_devices_that_hang_beside_others_leave_connections_for_those() -> None:
     harness = harness_with_two_slots(succeeded=True)
     sent: list[Send] = []
     while sends := harness.sends():
         sent += sends[:-1]
         harness.respond(sends.pop(), after_ms=100)
-        harness.now += NOTHING_KNOWN_MS
+        harness.now += STALLED_MS
         for send in sends:
-            harness.schedule.silent(send, NOTHING_KNOWN_MS + 100, harness.now)
-    assert len(sent) == 8 * SLOTS - 1
+            harness.schedule.silent(send, STALLED_MS + 100, harness.now)
+    assert len(sent) == 7 * SLOTS - 1
 
 
-def test_while_all_requests_hang_the_trials_are_soon_5_s_apart() -> None:
+def test_while_many_requests_hang_the_trials_are_5_s_apart() -> None:
     """So that they notice a recovery before the timeout, and are few."""
     harness = harness_with_two_slots(succeeded=True)
-    hang(harness, harness.sends(), 2 * RESPONSE_MS)
+    in_flight = [(send, harness.now) for send in harness.sends()]
     sent_at = []
-    while len(sent_at) < 6:
-        sends = harness.sends()
-        sent_at += [harness.now] * len(sends)
-        harness.now += next(ms for ms in range(250, 6_000, 250) if harness.schedule.silent(sends[0], ms, harness.now))
-    assert [later - earlier for earlier, later in pairwise(sent_at)] == [1_000, 5_000, 5_000, 5_000, 5_000]
+    while len(sent_at) < 7:
+        harness.now += 250
+        for send, at in in_flight:
+            harness.schedule.silent(send, harness.now - at, harness.now)
+        in_flight += [(send, harness.now) for send in harness.sends()]
+        sent_at = [at for _, at in in_flight]
+    assert [later - earlier for earlier, later in pairwise(sent_at)] == [0, 5_000, 1_000, 5_000, 5_000, 5_000]
 
 
 def test_a_failing_endpoint_has_one_probe_even_if_the_probe_stalls() -> None:
@@ -196,27 +217,73 @@ def test_silent_tenants_leave_request_slots_for_one_that_was_served() -> None:
         harness.offer(10 * tenant, tenant=tenant)
         harness.offer(10 * tenant + 1, tenant=tenant)
     silent = harness.sends()
-    assert len({send.tenant_id for send in silent}) == len(silent) == harness.limits.max_in_flight // 2
+    assert len({send.tenant_id for send in silent}) == len(silent) == harness.limits.max_in_flight * 3 // 4
     harness.offer(1, tenant=1)
     assert [queues(send) for send in harness.sends()] == [[1]]
-    hang(harness, silent, NOTHING_KNOWN_MS)
+    hang(harness, silent, 2_000)
+    assert not harness.sends()
+    hang(harness, silent, STALLED_MS)
     assert len(harness.sends()) == len(silent)
 
 
-def test_a_tenant_that_falls_silent_does_so_within_twice_its_response_time() -> None:
+def test_a_tenant_that_falls_silent_has_one_trial_at_a_time() -> None:
     harness = Harness(linger_ms=0, mix_devices="never")
     for tenant in (1, 2):
         harness.offer(tenant, tenant=tenant)
         harness.respond(harness.send(), after_ms=RESPONSE_MS)
-    for queue_id in range(10, 30):
+    silent = []
+    for queue_id in (10, 11):
         harness.offer(queue_id, tenant=2)
-    silent = harness.sends()
-    assert len(silent) == harness.limits.max_in_flight - 1
+        silent += harness.sends()
+    harness.now += 2 * RESPONSE_MS
     hang(harness, silent, 2 * RESPONSE_MS)
-    assert len(harness.sends()) == 2, "trials"
-    for queue_id in range(30, 36):
-        harness.offer(queue_id, tenant=1)
-    assert len(harness.sends()) == 6
+    for queue_id in range(12, 30):
+        harness.offer(queue_id, tenant=2)
+    trials = harness.sends()
+    assert len(trials) == 1
+    hang(harness, trials, 2 * RESPONSE_MS)
+    trials += harness.sends()
+    assert len(trials) == 2
+    hang(harness, trials, 2 * RESPONSE_MS)
+    assert not harness.sends()
+    hang(harness, [*silent, *trials], STALLED_MS)
+    assert len(harness.sends()) == 1
+
+
+def test_a_device_that_was_served_while_others_hang_always_finds_a_request_slot() -> None:
+    harness = Harness(linger_ms=0, mix_devices="never")
+    for queue_id in range(30):
+        harness.offer(queue_id)
+        harness.respond(harness.send(), after_ms=RESPONSE_MS)
+    for queue_id in (1, 2, 3, 4):
+        harness.offer(queue_id)
+    hanging = harness.sends()
+    hang(harness, hanging, 2 * RESPONSE_MS)
+    harness.offer(20)
+    harness.respond(harness.send())
+    for queue_id in range(5, 20):
+        harness.offer(queue_id)
+    hanging += harness.sends()
+    assert [queues(send) for send in hanging[4:]] == [[5], [6]]
+    harness.offer(20)
+    harness.offer(21)
+    assert [queues(send) for send in harness.sends()] == [[20]]
+
+
+def test_a_batch_without_events_that_hangs_frees_its_request_slot() -> None:
+    harness = Harness(linger_ms=0, mix_devices="never", max_in_flight=1)
+    harness.offer(1)
+    send, reply = harness.send(), Reply({1: 1}, EVENT_BYTES, RESET, harness.now)
+    harness.schedule.responded(send, reply, harness.now, 0.5)
+    harness.schedule.settled(send, harness.now)
+    empty = harness.schedule.next(harness.now)
+    assert isinstance(empty, Send)
+    assert not empty.shares
+    harness.pass_time(10_000)
+    assert isinstance(harness.schedule.next(harness.now), Wait)
+    assert harness.schedule.silent(empty, STALLED_MS, harness.now)
+    assert not harness.schedule.silent(empty, STALLED_MS + 250, harness.now)
+    assert isinstance(harness.schedule.next(harness.now), Send)
 
 
 def test_devices_in_doubt_use_half_of_the_request_slots() -> None:
@@ -236,7 +303,15 @@ def test_devices_in_doubt_use_half_of_the_request_slots() -> None:
         harness.offer(queue_id)
     others = harness.sends()
     assert [queues(send) for send in others] == [[10], [11], [12], [13]]
+    while others:
+        for send in others:
+            harness.respond(send, after_ms=0)
+        others = harness.sends()
     hang(harness, in_doubt, 500)
+    assert not harness.sends()
+    harness.offer(10)
+    harness.respond(harness.send(), after_ms=0)
+    hang(harness, in_doubt, STALLED_MS)
     assert len(harness.sends()) == len(in_doubt)
 
 
