@@ -12,7 +12,7 @@ from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import environment, event, running
-from tests.fault.sizes import size, some
+from tests.fault.sizes import LONG_S, size, some
 
 TEXT = "text that a firewall rejects"
 OLDEST_S = 15.0
@@ -25,6 +25,7 @@ def bad_event(n: int, device: str) -> dict[str, Any]:
     return event(n, device) | {"context": {"n": n, "title": TEXT}}
 
 
+@pytest.mark.timeout(LONG_S)
 @pytest.mark.parametrize("known", some([5], [1, 20]))
 @pytest.mark.parametrize(
     "fault",
