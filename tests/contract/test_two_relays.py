@@ -183,3 +183,11 @@ async def test_a_relay_with_a_short_lease_is_taken_over() -> None:
     other.outbox._parts = None
     await close(other)
     await close(one)
+
+
+async def test_commits_are_counted_where_they_were_made(pair: tuple[Any, Any]) -> None:
+    one, other = pair
+    await one.outbox.append(events(range(3)))
+    await one.outbox.append(events(range(3, 5)))
+    counted = [box.metrics.registry.get_sample_value("relay_outbox_commits_total") for box in (one, other)]
+    assert counted == [2, 0]

@@ -55,9 +55,9 @@ class Appending:
         conflicts: Conflicts,
         reconnect: Reconnect,
         make_room: Callable[[int], Awaitable[OutboxError | None]],
-        committed: Callable[[], None],
+        committed: Callable[[int], None],
     ) -> None:
-        """`committed` is called after each commit, so that its events are discovered soon."""
+        """`committed` is called after each commit with its duration in milliseconds."""
         self._database = database
         self._state = state
         self._clock = clock
@@ -119,8 +119,8 @@ class Appending:
             self._reject_devices(appends)
             fresh, duplicates = self._fresh(appends)
             if fresh:
-                for row in await self._committed(self._transaction(fresh), appends):
-                    self._add(row)
+                began_ms = self._clock.monotonic_ms()
+                self._add(await self._committed(self._transaction(fresh), appends), began_ms)
         except OutboxError as error:
             self._fail(appends, error)
             if isinstance(error, OutboxLost):
@@ -242,12 +242,13 @@ class Appending:
             if now - append.since_ms >= _CALLER_WAIT_MS and not append.result.done():
                 append.result.set_exception(error)
 
-    def _add(self, row: CommitRow) -> None:
+    def _add(self, rows: Sequence[CommitRow], began_ms: int) -> None:
         state = self._state
-        state.appended = AppendTotals(row.accepted, row.requeued)
-        state.commits.unseen[row.id] = row
-        state.commits.add(row)
-        self._notify()
+        for row in rows:
+            state.appended = AppendTotals(row.accepted, row.requeued)
+            state.commits.unseen[row.id] = row
+            state.commits.add(row)
+        self._notify(self._clock.monotonic_ms() - began_ms)
 
     async def requeue(self, selection: Selection, limit: int) -> int:
         """Append dead letters again. Return their number."""
@@ -257,6 +258,7 @@ class Appending:
                 return 0
             for error in self._state.beyond_max_devices([[letter.device_key for letter in letters]]).values():
                 raise error
+            began_ms = self._clock.monotonic_ms()
             accepted, requeued = self._state.appended
             transaction = RequeueTransaction(
                 self._number + 1, accepted, requeued, self._state.now_ms(), [letter.id for letter in letters]
@@ -273,6 +275,6 @@ class Appending:
                 check or (self._state.commits.check(known[event_id]) if event_id in known else 0)
                 for event_id, check in zip(split_ids(row.ids), row.checks, strict=True)
             ]
-            self._add(row._replace(checks=array("I", checks)))
+            self._add([row._replace(checks=array("I", checks))], began_ms)
             self._state.remove_letters(len(row.sizes), sum(row.sizes))
             return len(row.sizes)

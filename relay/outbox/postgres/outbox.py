@@ -344,10 +344,15 @@ class ReplicaParts:
         self.conflicts = Conflicts(clock, metrics)
         self.forwarding = Forwarding(database, state, clock, self.reconnect)
         self.watching = DatabaseWatch(database, state, clock, metrics, self.reconnect, self.forwarding)
-        self.appending = Appending(
-            database, state, clock, self.conflicts, self.reconnect, make_room, self.watching.ring
-        )
+        self.appending = Appending(database, state, clock, self.conflicts, self.reconnect, make_room, self._committed)
         self.running: dict[str, asyncio.Task[None]] = {}
+        self._metrics = metrics
+
+    def _committed(self, duration_ms: int) -> None:
+        """Count a commit of events, and discover them soon."""
+        self._metrics.outbox_commits.inc()
+        self._metrics.outbox_commit_duration_seconds.observe(duration_ms / 1000)
+        self.watching.ring()
 
     def __repr__(self) -> str:
         return f"{self.state!r}, {self.appending!r}, {self.forwarding!r}, {self.watching!r}"
