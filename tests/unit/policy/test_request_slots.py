@@ -345,12 +345,12 @@ def test_requests_in_flight_at_a_crash_leave_request_slots_for_the_others() -> N
 def test_a_failing_endpoint_is_probed_with_a_device_that_did_not_fail() -> None:
     """Not even an exact request is sent before, because it may hang."""
     before = Harness(linger_ms=0, mix_devices="never")
-    for queue_id in (1, 2, 3):
+    for queue_id in range(9):
         before.offer(queue_id)
-    after = restarted(before, unsettled=[[Share(1, 1)]])
+    after = restarted(before, unsettled=[[Share(queue_id, 1)] for queue_id in range(9)])
     after.schedule.flush(after.now)
     for send in after.sends():
         after.respond(send, FAILING)
-    after.offer(4)
+    after.offer(20)
     after.schedule.flush(after.now)
-    assert queues(after.send()) == [4]
+    assert queues(after.send()) == [20]
