@@ -180,8 +180,6 @@ class Schedule:
 
     def _may_send(self, origin: UpstreamOrigin, now: int) -> bool:
         """Return whether network and shared limit permit a request now. Otherwise set the timer of the origin."""
-        if origin.is_free(now):
-            return True
         origin.limit.tick(now, self.limits.window_ms)
         if (free_at := origin.free_at(now, self.limits.window_ms)) > now:
             self._timers.wake(origin, free_at)

@@ -196,10 +196,6 @@ class SharedLimit:
     def is_limited(self) -> bool:
         return self.state is not FREE
 
-    def is_free(self, now: int) -> bool:
-        """Return whether there is neither a limit nor a pause."""
-        return self.state is FREE and self.pause.until <= now
-
     @property
     def limit(self) -> int | None:
         """The number of requests in any window; None while the rate is free."""
@@ -257,10 +253,10 @@ class SharedLimit:
 
     def tick(self, now: int, span_ms: int) -> bool:
         """Evaluate a window that is over. Return whether the limit ended."""
-        was_limited = self.is_limited
-        if was_limited:
-            self._become(self.state.tick(now, span_ms, self._history), now)
-        return was_limited and not self.is_limited
+        if self.state is FREE:
+            return False
+        self._become(self.state.tick(now, span_ms, self._history), now)
+        return self.state is FREE
 
     def start_pause(self, pause: Pause) -> None:
         """Pause all requests after a 429, and not shorter than requested before."""

@@ -72,18 +72,17 @@ class UpstreamOrigin:
         left.limit = self.limit
         return left
 
-    def is_free(self, now: int) -> bool:
-        """Return whether neither network, shared limit nor pause restricts requests."""
-        return self.network is REACHABLE and self.limit.is_free(now)
-
     def has_room(self) -> bool:
         """Return whether network and shared limit permit one more request in flight."""
         in_flight = self.slots.in_flight
-        return network.has_room(self.network, in_flight) and self.limit.has_room(in_flight)
+        return (self.network is REACHABLE or network.has_room(self.network, in_flight)) and self.limit.has_room(
+            in_flight
+        )
 
     def free_at(self, now: int, span_ms: int) -> int:
         """Return the earliest time that network and shared limit permit. `span_ms`: length of the rate window."""
-        return max(network.free_at(self.network), self.limit.free_at(now, self.slots.in_flight, span_ms))
+        at = self.limit.free_at(now, self.slots.in_flight, span_ms)
+        return at if self.network is REACHABLE else max(at, network.free_at(self.network))
 
     def sent(self, now: int) -> None:
         """Record that a request is sent."""
