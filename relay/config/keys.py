@@ -1,8 +1,8 @@
 """The table of configuration keys: type, bounds, effect, and whether a reload applies a change.
 
-This is the only list of keys. The loader, `relay check-config`, and the tests of config.example.toml and
-docs/use/configuration.md use it. Defaults are defined in `settings`. Every secret `x` has a second key `x_file`, the
-path of a file that contains the secret. `<id>` in a key stands for a tenant's number.
+This is the only list of keys. The loader, `relay check-config`, and the test of config.example.toml use it. Defaults
+are defined in `settings`. Every secret `x` has a second key `x_file`, the path of a file that contains the secret.
+`<id>` in a key stands for a tenant's number.
 """
 
 from __future__ import annotations
