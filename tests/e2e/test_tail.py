@@ -41,12 +41,15 @@ class TailProcess:
 @asynccontextmanager
 async def tailing(relay: RelayProcess, env: Mapping[str, str], *options: str) -> AsyncIterator[TailProcess]:
     """Follow a relay, from a line for a rejected event on, which shows that the command is connected."""
+    # Without a handler here, the command would inherit that SIGINT is ignored if a shell runs the tests in background.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "relay", "tail", "--json", *options),
         env={**env, "RELAY__HTTP__LISTEN": relay.http},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
+    signal.signal(signal.SIGINT, handler)
     tail = TailProcess(process)
     try:
         if not options:
