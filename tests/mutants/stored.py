@@ -150,6 +150,7 @@ MUTANTS = (
             "POISON_FAILURES = 10\nCONTENT_MS = 540_000\n",
             "POISON_FAILURES = 1\nCONTENT_MS = 0\n",
         ),
+        ("relay/policy/diagnosis.py", "POISON_MS = 600_000", "POISON_MS = 0"),
     ),
     mutant(
         "files deleted unnoticed",
