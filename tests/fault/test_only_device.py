@@ -18,7 +18,7 @@ from tests.fault.faster import faster
 from tests.fault.sizes import size, some
 
 INTERVALS = {"ISOLATION_MS": 200, "_ASK_AFTER_MS": 100, "CONTENT_MS": 1_800}
-EVENTS = 6
+EVENTS = 8
 TEXT = "text that a firewall rejects"
 
 

@@ -144,7 +144,7 @@ MUTANTS = (
     mutant(
         "poison after one failure",
         "G1",
-        "tests/fault/test_upstream_responses.py::test_a_poison_event_delays_no_other_device",
+        "tests/unit/policy/test_judgement.py::test_a_poison_event_is_dead_lettered_after_ten_isolated_failures_in_ten_minutes",
         (
             "relay/policy/diagnosis.py",
             "POISON_FAILURES = 10\nCONTENT_MS = 540_000\n",
