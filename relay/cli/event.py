@@ -30,8 +30,8 @@ def command(event_id: str, config_file: Path | None, as_json: bool) -> None:
     data = find(RelayClient(apps_place(settings)), event_id)
     if data is None:
         raise exits.CommandFailed(
-            f"the relay has no record of {printable(event_id, 40)}: it was not stored, or is no dead letter "
-            "and older than outbox.dedupe_window"
+            f"the relay has no record of {printable(event_id, 40)}: it was never stored, or it has left "
+            "outbox.dedupe_window and is not a dead letter"
         )
     if as_json:
         click.echo(json.dumps(data))

@@ -239,7 +239,8 @@ def _stored_response(durability: str, *headers: tuple[str, str]) -> Response:
 
 def _unknown_event(event_id: str) -> Response:
     error = (
-        f"unknown event {shown(event_id)}: it was not stored, or is no dead letter and older than outbox.dedupe_window"
+        f"unknown event {shown(event_id)}: it was never stored, or it has left outbox.dedupe_window and is not a "
+        "dead letter"
     )
     return error_response(404, error, headers=_NO_STORE)
 

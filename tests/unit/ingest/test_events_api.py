@@ -450,7 +450,7 @@ async def test_an_event_that_was_not_delivered_has_reason_and_message() -> None:
             'this path accepts GET, HEAD, OPTIONS, not "POST"; send events with POST /v1/e',
         ),
         ("GET /v1/events", (), b"", 'this path accepts POST, OPTIONS, not "GET"'),
-        ("GET /v1/events/x", (), b"", 'unknown event "x": it was not stored, or is no dead'),
+        ("GET /v1/events/x", (), b"", 'unknown event "x": it was never stored, or it has left outbox.dedupe_window'),
         ("POST /v1/events", ("Content-Encoding: gzip",), BODY, "truncated or corrupt, or not gzip as Content-Encoding"),
         ("POST /v1/events", (), b" " * (2 << 20), "the body is larger than http.max_body, which is 1048576 bytes"),
     ],
