@@ -7,6 +7,7 @@ examples.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -35,3 +36,11 @@ def postgres_cluster() -> Iterator[PostgresCluster]:
     cluster.start()
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay_unblocked() -> Iterator[None]:
+    """Fail a test that blocks signals in this process: the processes of later tests would inherit that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    assert signal.pthread_sigmask(signal.SIG_SETMASK, before) == before

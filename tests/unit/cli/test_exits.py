@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,8 +73,15 @@ def test_without_a_relay_and_an_outbox_a_command_fails_with_1(command: str, tmp_
 
 @pytest.mark.parametrize("command", ["run", "dead", "adopt", "prepare-image"])
 def test_an_outbox_of_another_process_is_75(command: str, tmp_path: Path) -> None:
+    """The commands have processes of their own, because `relay run` blocks signals in its main thread."""
     (tmp_path / "outbox.db").touch()
     with (tmp_path / "outbox.db.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        result = call(command, *CLIENTS.get(command, ()), environ=environ(tmp_path))
-    assert result.exit_code == 75, result.stderr
+        ended = subprocess.run(
+            [sys.executable, "-m", "relay", command, *CLIENTS.get(command, ())],
+            env={**os.environ, **environ(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 75, ended.stderr
