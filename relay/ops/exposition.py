@@ -1,4 +1,4 @@
-"""The choice of the metrics format by the Accept header of a scraper.
+"""The choice of the metrics format and coding by the headers of a scraper.
 
 Rules: the first known format in the header applies, without regard to its `q`, because Prometheus lists its preferred
 format first. An unknown or missing header selects the plain text format. No text of the client appears in the response
@@ -38,3 +38,12 @@ def chosen(accept: str) -> tuple[Encoder, str]:
             parameter = "" if version is None else f"; escaping={escaping}"
             return partial(encode, escaping=escaping), content_type + parameter
     return exposition.generate_latest, exposition.CONTENT_TYPE_PLAIN_0_0_4
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Return whether an Accept-Encoding header names gzip with a weight above 0 (RFC 9110, 12.4.2)."""
+    for accepted in accept_encoding.lower().split(","):
+        coding, _, weight = accepted.replace(" ", "").partition(";q=")
+        if coding == "gzip":
+            return not weight or (weight[0] in "01" and weight.strip("0.") != "")
+    return False

@@ -9,6 +9,7 @@ This module does not depend on sockets, `ingest` or `forward`. The listener's gu
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
@@ -154,7 +155,10 @@ class Ops:
         self._status.export(self._metrics)
         self._refresh()
         encode, content_type = exposition.chosen(request.headers.get(hdrs.ACCEPT, ""))
-        return bytes_response(encode(self._metrics.registry), content_type)
+        text = encode(self._metrics.registry)
+        if not exposition.accepts_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
+            return bytes_response(text, content_type)
+        return bytes_response(gzip.compress(text, mtime=0), content_type, headers={hdrs.CONTENT_ENCODING: "gzip"})
 
     async def _show_status(self, _: Request) -> Response:
         return json_response(self._status.data())

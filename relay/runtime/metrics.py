@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -169,6 +177,7 @@ class Metrics:
 
     def _register_process(self) -> None:
         counter, gauge = self._counter, self._gauge
+        ProcessCollector(registry=self.registry)  # `process_*`, where the system has /proc
         self.clock_skew_seconds = OptionalGauge(
             "relay_clock_skew_seconds",
             "Time by which this machine's clock is ahead of the upstream's; absent while unknown.",

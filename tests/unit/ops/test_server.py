@@ -95,6 +95,11 @@ class TestHealth:
         assert (await served.call("/livez")).status == 200
 
 
+def names(text: bytes) -> set[str]:
+    """Return the names of the metric families."""
+    return {family.name for family in read_text(text.decode())}
+
+
 class TestMetrics:
     async def test_the_default_is_prometheus_text_with_current_gauges(self, served: Served) -> None:
         response = await served.call("/metrics")
@@ -115,6 +120,29 @@ class TestMetrics:
             response = await served.call("/metrics", headers={"Accept": accept})
 
             assert (response.status, response.headers["Content-Type"]) == (200, PLAIN_TEXT), accept
+
+    async def test_gzip_is_returned_on_request_and_contains_the_same_series(self, served: Served) -> None:
+        plain = await served.call("/metrics", headers={"Accept-Encoding": "identity"})
+        compressed = await served.call("/metrics", headers={"Accept-Encoding": "gzip"})
+
+        assert "Content-Encoding" not in plain.headers
+        assert compressed.headers["Content-Encoding"] == "gzip"
+        # The client has undone the coding. Its own length is that of the compressed body.
+        assert int(compressed.headers["Content-Length"]) < len(plain.body) / 3
+        assert names(compressed.body) == names(plain.body)
+
+    async def test_the_standard_metrics_of_the_process_are_exported(self, served: Served) -> None:
+        response = await served.call("/metrics")
+
+        expected = (
+            "resident_memory_bytes",
+            "virtual_memory_bytes",
+            "start_time_seconds",
+            "cpu_seconds",
+            "open_fds",
+            "max_fds",
+        )
+        assert {f"process_{name}" for name in expected} <= names(response.body)
 
     async def test_there_are_fewer_than_300_series(self, served: Served) -> None:
         served.metrics.build_info("1", "3", "3")
