@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from relay import __version__
+from relay.runtime.journal import mark_errors
 from relay.runtime.standard_streams import open_standard_streams
 
 if TYPE_CHECKING:
@@ -91,4 +92,5 @@ def cli() -> None:
 def main() -> None:
     """Run the command line. The entry point of the `relay` script."""
     open_standard_streams()
+    mark_errors()
     cli(prog_name="relay")

@@ -256,7 +256,7 @@ KEYS: tuple[Key, ...] = (
     Key("log.level", OneOf(("debug", "info", "warning", "error")),
         "Minimum level of the log lines."),
     Key("log.format", OneOf(("auto", "json", "console")),
-        "auto: console on a terminal, otherwise json.", restart=True),
+        "auto: console on a terminal, otherwise json. In the systemd journal lines have priorities.", restart=True),
 )
 # fmt: on
 

@@ -6,6 +6,7 @@ Rules:
 - Text from apps, the upstream or exceptions cannot forge a line or control a terminal: control characters
   are escaped, and every string is cut.
 - A traceback is plain text without local variables. In JSON it is one string.
+- In the systemd journal every line has its priority (`journal`).
 - Logging never raises and never blocks on a full disk, a closed pipe or a stalled reader. `log_queue` writes
   in its own thread. A notice replaces lost lines.
 - The last lines stay in memory for operators and `relay support-bundle`, because a machine may have no
@@ -26,6 +27,7 @@ import reprlib
 import sys
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol, TextIO
 
 import structlog
@@ -33,6 +35,7 @@ from structlog.dev import plain_traceback
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from relay.runtime.clock import Clock, SystemClock, rfc3339
+from relay.runtime.journal import is_journal, prefixed
 from relay.runtime.log_queue import Counts, LogQueue
 from relay.runtime.secret import MASK, Secret, pattern
 
@@ -193,12 +196,13 @@ class _Pipe:
         self._stream = stream
         self._clock = clock
         self._console = console
+        self._is_journal = is_journal(stream, os.environ)
         self._render: Processor = structlog.processors.JSONRenderer()
         if console:
             colors = stream.isatty() and "NO_COLOR" not in os.environ
             # Tracebacks are already text here. plain_traceback prevents a warning that no formatter is installed.
             self._render = structlog.dev.ConsoleRenderer(
-                colors=colors, sort_keys=False, exception_formatter=plain_traceback
+                colors=colors, sort_keys=False, exception_formatter=plain_traceback, event_key="message"
             )
         self.queue = LogQueue(stream, self._notice, lost)
 
@@ -208,22 +212,25 @@ class _Pipe:
     def logger(self, name: str = "", *_: object) -> _Logger:
         return _Logger(name, self)
 
-    def write(self, line: str) -> None:
+    def write(self, level: str, line: str) -> None:
         _shared.kept.append(line[:KEPT_CHARS])
-        self.queue.put(line)
+        self.queue.put(self._prioritized(level, line))
+
+    def _prioritized(self, level: str, line: str) -> str:
+        return prefixed(level, line) if self._is_journal else line
 
     def _notice(self, lines: int) -> str:
         """Render the notice that replaces lost lines."""
         logger = _Logger("relay.runtime.log", self)
         shaped = self._shape(logger, "warning", {"event": "log lines are missing", "lines": lines})
-        return str(self._render(logger, "warning", shaped))
+        return self._prioritized("warning", str(self._render(logger, "warning", shaped)))
 
     def _shape(self, logger: WrappedLogger, method: str, fields: EventDict) -> EventDict:
         """Return the fields in the order of the line, cleaned and cut."""
         shaped: EventDict = {"timestamp": rfc3339(self._clock.wall_ms()), "level": _level(method)}
         if logger.name:
             shaped["logger"] = logger.name
-        shaped["event"] = _clean(str(fields.pop("event", "")), FIELD_CHARS)
+        shaped["message"] = _clean(str(fields.pop("event", "")), FIELD_CHARS)
         traceback = fields.pop("exception", None)
         for name, value in fields.items():
             if name not in shaped:
@@ -238,7 +245,8 @@ class _Logger:
 
     def __init__(self, name: str, pipe: _Pipe) -> None:
         self.name = name
-        self.debug = self.info = self.warning = self.error = self.critical = self.exception = pipe.write
+        self.debug, self.info, self.warning, self.error, self.critical = (partial(pipe.write, each) for each in LEVELS)
+        self.exception = self.error
 
 
 class _Libraries(logging.Handler):

@@ -79,11 +79,11 @@ async def test_unknown_tenants_grow_neither_log_nor_status(relay: RelayProcess, 
     async with asyncio.timeout(PATIENCE_S):
         while sandbox.report().requests < 500:
             await asyncio.sleep(0.02)
-    assert len([line for line in relay.log if line["event"] == "upstream state"]) < 100
+    assert len([line for line in relay.log if line["message"] == "upstream state"]) < 100
 
 
 async def test_no_received_text_forges_a_log_line(relay: RelayProcess, sandbox: Sandbox) -> None:
-    forged = 'x\n{"level":"critical","event":"forged"}\r\n\x1b[2J\x9b31m'
+    forged = 'x\n{"level":"critical","message":"forged"}\r\n\x1b[2J\x9b31m'
     body = json.dumps({"message": forged, "errors": {"events.0.event_type": [forged]}})
     sandbox.faults.add(Misbehaviour(answer=422, body=body, when="forged"))
     assert await relay.post({**event(1, forged), "event_type": forged}) == 202
@@ -95,6 +95,6 @@ async def test_no_received_text_forges_a_log_line(relay: RelayProcess, sandbox: 
     sending.close()
     await relay.until(lambda status: status["ledger"]["dead_lettered"] == 1)
     await relay.logged("a datagram was rejected")
-    assert all({"level", "timestamp", "event"} <= set(line) for line in relay.log)
-    assert not [line for line in relay.log if line["event"] == "forged"]
+    assert all({"level", "timestamp", "message"} <= set(line) for line in relay.log)
+    assert not [line for line in relay.log if line["message"] == "forged"]
     assert "\\u001b" not in json.dumps(relay.log) and "\\u009b" not in json.dumps(relay.log)

@@ -64,5 +64,5 @@ async def test_an_outbox_of_a_newer_schema_is_rejected_and_unchanged(tmp_path: P
     relay = await launch(environment(NOBODY, tmp_path))
 
     assert await relay.ended() == 1
-    assert "newer relay" in relay.log[-1]["event"]
+    assert "newer relay" in relay.log[-1]["message"]
     assert outbox.read_bytes() == newer

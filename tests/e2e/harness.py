@@ -46,19 +46,19 @@ class RelayProcess:
     def pid(self) -> int:
         return self.process.pid
 
-    async def logged(self, event: str, **fields: Any) -> dict[str, Any]:
-        """Wait for a log line with this event and these fields, and return the first."""
+    async def logged(self, message: str, **fields: Any) -> dict[str, Any]:
+        """Wait for a log line with this message and these fields, and return the first."""
 
         def found() -> dict[str, Any] | None:
             for line in self.log:
-                if line.get("event") == event and all(line.get(k) == v for k, v in fields.items()):
+                if line.get("message") == message and all(line.get(k) == v for k, v in fields.items()):
                     return line
             return None
 
         async with asyncio.timeout(PATIENCE_S), self._line:
             await self._line.wait_for(lambda: found() is not None or self._reader.done())
         line = found()
-        assert line is not None, f"the relay ended without {event!r}: {self.log[-5:]}"
+        assert line is not None, f"the relay ended without {message!r}: {self.log[-5:]}"
         return line
 
     async def request(
@@ -111,7 +111,7 @@ class RelayProcess:
                 try:
                     self.log.append(json.loads(raw))
                 except ValueError:
-                    self.log.append({"event": raw.decode("utf-8", "replace").rstrip()})
+                    self.log.append({"message": raw.decode("utf-8", "replace").rstrip()})
                 self._line.notify_all()
         async with self._line:
             self._line.notify_all()

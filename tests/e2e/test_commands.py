@@ -147,7 +147,7 @@ async def test_a_support_bundle_of_a_running_relay_has_its_log_and_neither_key_n
     assert (code, err, json.loads(out)["missing"]) == (0, "", {})
     with tarfile.open(file) as archive:
         parts = {entry.name: archive.extractfile(entry).read() for entry in archive}  # type: ignore[union-attr]
-    assert b'"event":"relay started"' in parts["relay-support/log.txt"].replace(b'": "', b'":"')
+    assert b'"message":"relay started"' in parts["relay-support/log.txt"].replace(b'": "', b'":"')
     schema = json.loads(parts["relay-support/schema.json"])
     assert schema["version_of_file"] == schema["version_of_relay"]
     everything = b"".join(parts.values())

@@ -119,7 +119,7 @@ async def test_sigterm_with_a_silent_upstream_leaves_events_pending(sandbox: San
         relay.signal(signal.SIGTERM)
         assert await relay.ended() == 0
         # The stop is complete: the process did not end because the stop took too long.
-        assert relay.log[-1]["event"] == "stopped"
+        assert relay.log[-1]["message"] == "stopped"
     sandbox.faults.heal()
     async with running(env) as relay:
         await relay.until(lambda status: status["ledger"]["delivered"] == 1)

@@ -133,7 +133,7 @@ async def test_flipped_bits_are_never_sent(sandbox: Sandbox, tmp_path: Path) -> 
         assert balanced(status)
         # A dead letter was reported, also if the disk loses it later. After a kill, the last events are in the -wal,
         # and SQLite ignores damaged frames of a -wal without a report.
-        assert not (missing and clean) or any(line["event"] in REPORTED for line in relay.log), missing
+        assert not (missing and clean) or any(line["message"] in REPORTED for line in relay.log), missing
         for id_ in missing:
             fleet.stored.remove(id_)
     assert len(sandbox.record.delivered()) > EVENTS

@@ -122,7 +122,7 @@ async def starts_before_kill(shim: Shim, env: dict[str, str], kill_at: int) -> b
     with suppress(AssertionError):  # The relay ended before it logged the line.
         await relay.logged("relay started")
     await relay.kill()
-    return any(line["event"] == "relay started" for line in relay.log)
+    return any(line["message"] == "relay started" for line in relay.log)
 
 
 async def check_delivers_one(env: dict[str, str], fleet: Fleet) -> None:

@@ -38,7 +38,7 @@ async def with_a_stalled_reader(env: dict[str, str]) -> AsyncIterator[tuple[asyn
 def _started(reading: int) -> str:
     with os.fdopen(reading, closefd=False) as log:
         for line in log:
-            if (fields := json.loads(line))["event"] == "relay started":
+            if (fields := json.loads(line))["message"] == "relay started":
                 return str(fields["http"][0])
     raise AssertionError("the relay did not start")
 
@@ -81,7 +81,7 @@ async def test_the_log_reports_the_number_of_lost_lines(sandbox: Sandbox, tmp_pa
         text = await asyncio.to_thread(_read_to_the_end, reading)
         assert await process.wait() == 0
 
-    notices = [line for line in map(json.loads, text.splitlines()[1:]) if line["event"] == "log lines are missing"]
+    notices = [line for line in map(json.loads, text.splitlines()[1:]) if line["message"] == "log lines are missing"]
     assert notices
     assert all(line["lines"] > 0 for line in notices)
 
@@ -118,4 +118,4 @@ async def test_the_last_line_reaches_the_log(sandbox: Sandbox, tmp_path: Path) -
     async with running(environment(sandbox.url, tmp_path)) as relay:
         relay.signal(signal.SIGTERM)
         assert await relay.ended() == 0
-    assert relay.log[-1]["event"] == "stopped"
+    assert relay.log[-1]["message"] == "stopped"

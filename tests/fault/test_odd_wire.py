@@ -189,7 +189,7 @@ async def test_a_closed_keep_alive_connection_is_replaced_at_once(tmp_path: Path
                 status = await relay.until(lambda status, n=number: status["ledger"]["delivered"] == n)  # type: ignore[misc]
                 assert status["upstreams"][0]["state"] == "ok"
                 assert not status["upstreams"][0]["last_error"]
-            assert not [line for line in relay.log if line["event"] == "upstream state"]
+            assert not [line for line in relay.log if line["message"] == "upstream state"]
     assert len(bodies) == 5
     assert seen == [0, 1, 0, 1, 0, 1, 0, 1, 0]
 

@@ -72,7 +72,7 @@ class Site:
 
     def takeovers(self) -> int:
         """Return how often a running relay took over from another one."""
-        return sum(line["event"] == TOOK_OVER for relay in self.relays.values() for line in relay.log)
+        return sum(line["message"] == TOOK_OVER for relay in self.relays.values() for line in relay.log)
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(PATIENCE_S):

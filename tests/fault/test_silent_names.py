@@ -29,7 +29,7 @@ async def test_a_stop_does_not_wait_for_a_lookup(tmp_path: Path) -> None:
         await relay.until(lambda status: status["upstreams"][0]["state"] == "backing_off")
         relay.signal(signal.SIGTERM)
         assert await relay.ended() == 0
-        assert relay.log[-1]["event"] == "stopped", "the deadline had to end the process"
+        assert relay.log[-1]["message"] == "stopped", "the deadline had to end the process"
     async with running(env) as relay:
         assert (await relay.status())["ledger"]["pending"] == 1
 

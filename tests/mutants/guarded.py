@@ -22,6 +22,12 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "a line of the journal without its priority",
+        "G9",
+        "tests/unit/runtime/test_journal.py",
+        ("relay/runtime/log.py", "prefixed(level, line) if self._is_journal else line", "line"),
+    ),
+    mutant(
         "key in the log",
         "G7",
         "tests/unit/runtime/test_log.py",

@@ -70,7 +70,7 @@ def test_a_bundle_has_configuration_status_metrics_log_versions_and_schema(
     assert json.loads(parts["status.json"])["ledger"]["accepted"] == 0
     assert json.loads(parts["readyz.json"])["ready"] is True
     assert "relay_events_accepted_total" in parts["metrics.txt"]
-    assert json.loads(parts["log.txt"].splitlines()[-1])["event"] == "the upstream is away"
+    assert json.loads(parts["log.txt"].splitlines()[-1])["message"] == "the upstream is away"
     schema = json.loads(parts["schema.json"])
     assert (schema["version_of_file"], schema["version_of_relay"]) == (1, len(MIGRATIONS))
     assert any(table.startswith("CREATE TABLE log(") for table in schema["tables"])

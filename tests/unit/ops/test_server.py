@@ -311,7 +311,7 @@ class TestLog:
 
         assert response.headers["Content-Type"].startswith("text/plain")
         last = json.loads(response.body.decode().splitlines()[-1])
-        assert (last["event"], last["key"]) == ("one of many", MASK)
+        assert (last["message"], last["key"]) == ("one of many", MASK)
         structlog.reset_defaults()
 
 

@@ -122,7 +122,7 @@ def lines(stream: io.StringIO) -> list[dict]:
 # -- form ------------------------------------------------------------------------------------------------
 
 
-def test_json_line_has_time_level_logger_event_and_fields(json_log, stream):
+def test_json_line_has_time_level_logger_message_and_fields(json_log, stream):
     json_log.info("batch delivered", events=3, device="d", ok=True, ratio=0.5, nothing=None)
 
     assert lines(stream) == [
@@ -130,7 +130,7 @@ def test_json_line_has_time_level_logger_event_and_fields(json_log, stream):
             "timestamp": "2026-11-23T08:00:00.000Z",
             "level": "info",
             "logger": "relay.test",
-            "event": "batch delivered",
+            "message": "batch delivered",
             "events": 3,
             "device": "d",
             "ok": True,
@@ -175,7 +175,7 @@ def test_level_change_applies_to_existing_loggers(json_log, stream):
     log.set_level("error")
     bound.warning("hidden")
 
-    assert [line["event"] for line in lines(stream)] == ["shown"]
+    assert [line["message"] for line in lines(stream)] == ["shown"]
 
 
 def test_configuring_again_writes_each_line_once_to_the_new_stream(json_log, stream, clock):
@@ -186,7 +186,7 @@ def test_configuring_again_writes_each_line_once_to_the_new_stream(json_log, str
     logging.getLogger("library").warning("foreign")
 
     assert written(stream) == ""
-    assert [line["event"] for line in lines(other)] == ["own", "foreign"]
+    assert [line["message"] for line in lines(other)] == ["own", "foreign"]
 
 
 # -- secrets ---------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def test_long_values_are_cut(json_log, stream):
     )
 
     line = lines(stream)[0]
-    assert line["event"] == "e" * FIELD_CHARS + "... (1000 more)"
+    assert line["message"] == "e" * FIELD_CHARS + "... (1000 more)"
     assert line["field"] == "f" * FIELD_CHARS + "... (1000 more)"
     assert len(line["items"]) == len(line["table"]) == MAX_ITEMS
     assert line["number"] == "<integer of 16610 bits>"
@@ -393,9 +393,9 @@ def test_library_warnings_and_errors_are_logged_in_the_same_form(json_log, strea
 
     own, warning = lines(stream)
     assert (own["logger"], own["level"]) == ("aiohttp.server", "error")
-    assert own["event"] == "Error handling request from peer"
+    assert own["message"] == "Error handling request from peer"
     assert warning["logger"] == "py.warnings"
-    assert "coroutine was never awaited" in warning["event"]
+    assert "coroutine was never awaited" in warning["message"]
 
 
 def test_library_record_with_mismatched_arguments_is_logged_without_them(json_log, stream):
@@ -404,7 +404,7 @@ def test_library_record_with_mismatched_arguments_is_logged_without_them(json_lo
 
     pipe.handle(logging.LogRecord("library", logging.ERROR, "", 0, f"%d {CANARY}", (CANARY,), None))
 
-    assert lines(stream)[0]["event"] == f"%d {MASK}"
+    assert lines(stream)[0]["message"] == f"%d {MASK}"
 
 
 def test_library_that_repeats_itself_is_heard_once_a_second(stream, clock):
@@ -419,10 +419,10 @@ def test_library_that_repeats_itself_is_heard_once_a_second(stream, clock):
     server.error("Error handling request from %s", "last")
 
     first, other, last = lines(stream)
-    assert first["event"] == "Error handling request from 0"
+    assert first["message"] == "Error handling request from 0"
     assert "suppressed" not in first
-    assert other["event"] == "something else"
-    assert (last["event"], last["suppressed"]) == ("Error handling request from last", 9_999)
+    assert other["message"] == "something else"
+    assert (last["message"], last["suppressed"]) == ("Error handling request from last", 9_999)
     assert metrics.registry.get_sample_value("relay_log_lines_suppressed_total") == 9_999
 
 
@@ -432,7 +432,7 @@ def test_level_of_the_log_holds_for_libraries_too(stream, clock):
     logging.getLogger("library").warning("hidden")
     logging.getLogger("library").log(45, "between two levels")
 
-    assert [(line["event"], line["level"]) for line in lines(stream)] == [("between two levels", "error")]
+    assert [(line["message"], line["level"]) for line in lines(stream)] == [("between two levels", "error")]
 
 
 # -- failing streams -------------------------------------------------------------------------------------
@@ -451,8 +451,8 @@ def test_broken_stream_raises_nothing_and_a_notice_replaces_the_lost_lines(clock
     logger.info("next")
 
     notice, back, following = lines(stream)
-    assert (notice["event"], notice["lines"], notice["level"]) == ("log lines are missing", 2, "warning")
-    assert (back["event"], following["event"]) == ("back", "next")
+    assert (notice["message"], notice["lines"], notice["level"]) == ("log lines are missing", 2, "warning")
+    assert (back["message"], following["message"]) == ("back", "next")
     assert count(lost) == 2
 
 
