@@ -26,6 +26,7 @@ check: .venv/ready-dev ## format, lint, types, architecture rules, language, qui
 	$(BIN)/ruff format --check relay tests bench
 	$(BIN)/ruff check relay tests bench
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.architecture.rules
 	$(BIN)/python -m tests.docs.language

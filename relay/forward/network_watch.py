@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -58,19 +59,17 @@ class Attempts:
 
 def open_netlink() -> socket.socket | None:
     """Return a socket that receives the kernel's messages about addresses and routes, or None."""
-    family = getattr(socket, "AF_NETLINK", None)
-    if family is None:
-        return None
-    opened = None
-    try:
-        opened = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
-        opened.bind((0, GROUPS))
-    except OSError as error:
-        log.info("changes of the network are read from /proc/net, netlink is not available", error=str(error))
-        if opened is not None:
-            opened.close()
-        return None
-    return opened
+    if sys.platform == "linux":
+        opened = None
+        try:
+            opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
+            opened.bind((0, GROUPS))
+            return opened
+        except OSError as error:
+            log.info("changes of the network are read from /proc/net, netlink is not available", error=str(error))
+            if opened is not None:
+                opened.close()
+    return None
 
 
 class NetworkWatch:

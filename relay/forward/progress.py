@@ -9,17 +9,19 @@ kernel, so that the upstream does not receive an old batch while the relay sends
 on the wire or in the receiver's buffer can still arrive.
 
 Linux reports acknowledged bytes (TCP_INFO, SIOCOUTQ). On other systems, bytes passed to the kernel
-count as progress. This module uses public interfaces of sockets and transports only. It therefore
-works with plain and TLS connections, on asyncio and uvloop.
+count as progress; over TLS, no public interface reports them. This module uses public interfaces of
+sockets and transports only. It therefore works with plain and TLS connections, on asyncio and uvloop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import struct
 import sys
+import termios
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -29,7 +31,6 @@ from relay.runtime.clock import Clock
 TOTAL_FACTOR = 10
 """Maximum duration of a request that makes progress, as a multiple of its timeout."""
 SEND_BUFFER_BYTES = 64 * 1024
-_LINUX = sys.platform == "linux"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _CHECKS_PER_TIMEOUT = 8
 _MAX_CHECK_INTERVAL_MS = 250
@@ -57,7 +58,9 @@ class Sockets:
         family, kind, protocol, _, _ = address
         opened = socket.socket(family, kind, protocol)
         # Linux doubles the number, because its own records count as part of the buffer.
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES // (2 if _LINUX else 1))
+        opened.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES // (2 if sys.platform == "linux" else 1)
+        )
         self._opened[opened.fileno()] = opened
         return opened
 
@@ -176,31 +179,25 @@ class Watch:
 
 def _acknowledged_bytes(opened: socket.socket | None) -> int:
     """Return the number of bytes the peer has acknowledged, or 0 if the system does not report it."""
-    if not _LINUX or opened is None:
-        return 0
-    with contextlib.suppress(OSError, struct.error):
-        info = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
-        return int(_BYTES_ACKED.unpack(info)[0])
-    return 0
+    return _tcp_info(opened, _BYTES_ACKED) or 0
 
 
 def _segments_sent(opened: socket.socket | None) -> int | None:
     """Return the number of segments with data that were sent, or None if the system does not report it."""
-    if not _LINUX or opened is None:
-        return None
-    with contextlib.suppress(OSError, struct.error):
-        info = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGMENTS_SENT.size)
-        return int(_SEGMENTS_SENT.unpack(info)[0])
+    return _tcp_info(opened, _SEGMENTS_SENT)
+
+
+def _tcp_info(opened: socket.socket | None, field: struct.Struct) -> int | None:
+    """Return a number of Linux's struct tcp_info, or None if the system does not report it."""
+    if sys.platform == "linux" and opened is not None:
+        with contextlib.suppress(OSError, struct.error):
+            return int(field.unpack(opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, field.size))[0])
     return None
 
 
 def _unacknowledged_bytes(opened: socket.socket | None) -> int:
     """Return the number of unacknowledged bytes in the kernel's send buffer, or 0 if the system does not report it."""
-    if not _LINUX or opened is None:
-        return 0
-    import fcntl  # noqa: PLC0415 - not on every system
-    import termios  # noqa: PLC0415
-
-    with contextlib.suppress(OSError, ValueError):
-        return int(struct.unpack("=i", fcntl.ioctl(opened, termios.TIOCOUTQ, bytes(4)))[0])
+    if sys.platform == "linux" and opened is not None:
+        with contextlib.suppress(OSError, ValueError):
+            return int(struct.unpack("=i", fcntl.ioctl(opened, termios.TIOCOUTQ, bytes(4)))[0])
     return 0

@@ -6,6 +6,8 @@ import os
 import threading
 from pathlib import Path
 
+from relay.runtime.flush import flush
+
 _one_writer = threading.Lock()
 """A task that is cancelled leaves its write running in a thread, and the next write must not use the same file."""
 
@@ -21,5 +23,5 @@ def replace_text(path: Path, text: str) -> None:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             file.write(text + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            flush(file.fileno())
         new.replace(path)

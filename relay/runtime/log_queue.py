@@ -138,9 +138,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
         except OSError as error:
             if error.errno != errno.EAGAIN:
                 raise
-            writable = select.poll()
-            writable.register(descriptor, select.POLLOUT)
-            writable.poll()
+            select.select((), (descriptor,), ())  # poll(2) of macOS does not support terminals
 
 
 def _cost(line: str) -> int:

@@ -1,6 +1,6 @@
 """The sockets of `udp.listen`, and their Linux options: receive buffer and drop counter.
 
-The option numbers are from asm-generic/socket.h. Python does not define them.
+The option numbers are from asm-generic/socket.h of Linux. Python does not define them.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 from relay.ingest.udp.recvmmsg import Datagram, burst
 from relay.runtime.address import format_address
@@ -108,23 +110,34 @@ def is_local(host: str) -> bool:
 def kernel_drops(receiving: socket.socket) -> int | None:
     """Return the number of datagrams that the kernel dropped since the socket was created, modulo 2**32.
 
-    Return None if the kernel does not report it (before Linux 4.12, or an emulated kernel).
+    Return None if the kernel does not report it (before Linux 4.12, an emulated kernel, or another system).
     """
-    try:
-        meminfo = _MEMINFO.unpack(receiving.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
-    except (OSError, struct.error):  # An emulated kernel returns only 4 bytes.
-        return None
-    drops: int = meminfo[_MEMINFO_DROPS]
-    return drops
+    if sys.platform == "linux":
+        # An emulated kernel returns only 4 bytes.
+        with suppress(OSError, struct.error):
+            meminfo = _MEMINFO.unpack(receiving.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+            return int(meminfo[_MEMINFO_DROPS])
+    return None
 
 
 def _ask_receive_buffer(receiving: socket.socket, wanted_bytes: int) -> int:
     """Request a receive buffer and return the size that the kernel set, in bytes.
 
-    A size above net.core.rmem_max needs CAP_NET_ADMIN. The kernel reports twice the size (socket(7)).
+    On Linux, a size above net.core.rmem_max needs CAP_NET_ADMIN, and the kernel reports twice the size (socket(7)).
+    Other systems reject a size above their limit, which is not known: each attempt requests half of the last one.
     """
-    try:
-        receiving.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted_bytes)
-    except PermissionError:
-        receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted_bytes)
-    return receiving.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    option = socket.SOL_SOCKET, socket.SO_RCVBUF
+    if sys.platform == "linux":
+        try:
+            receiving.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted_bytes)
+        except PermissionError:
+            receiving.setsockopt(*option, wanted_bytes)
+        return receiving.getsockopt(*option) // 2
+    else:
+        while wanted_bytes:
+            try:
+                receiving.setsockopt(*option, wanted_bytes)
+                break
+            except OSError:
+                wanted_bytes //= 2
+        return receiving.getsockopt(*option)

@@ -132,6 +132,7 @@ def configure(
     pragmas = [
         "journal_mode=WAL",
         f"synchronous={durability}",
+        "fullfsync=1",  # macOS only, see relay.runtime.flush
         "wal_autocheckpoint=0",  # WriteAheadLog.make_way checkpoints
         f"cache_size=-{_CACHE_KIB}",
         "cache_spill=0",  # a spilled page is written twice; the size of commits is limited

@@ -19,6 +19,7 @@ import structlog
 
 from relay.outbox import OutboxLocked, OutboxUnusable
 from relay.outbox.sqlite.disk_errors import FIXED_MODES, FIXED_OWNERS, LOCK_HELD, UNSYNCED_DIRECTORIES
+from relay.runtime.flush import flush
 
 _log = structlog.get_logger("relay.outbox")
 
@@ -145,19 +146,18 @@ def make_private(path: Path) -> None:
     """Set mode 0600 on a file of the relay; SQLite gives its -wal the same mode. Log a warning if
     modes are fixed.
 
-    The descriptor is opened with O_PATH. Closing any other descriptor of the database would release
-    SQLite's locks (fcntl(2)). Another program could then open the file while the relay runs, and
-    delete the -wal when it closes it.
+    It opens no descriptor for fchmod(2). Closing any descriptor of the database would release SQLite's
+    locks (fcntl(2)). Another program could then open the file while the relay runs, and delete the
+    -wal when it closes it.
     """
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        os.chmod(f"/proc/self/fd/{fd}", 0o600)
+        os.chmod(path, 0o600, follow_symlinks=False)
+    except NotImplementedError as error:  # Python's form of EOPNOTSUPP in a call that follows no link
+        _log.warning("outbox file mode not set", path=str(path), reason=str(error))
     except OSError as error:
         if error.errno not in FIXED_MODES:
             raise
         _log.warning("outbox file mode not set", path=str(path), reason=error.strerror)
-    finally:
-        os.close(fd)
 
 
 def set_aside(path: Path) -> Path:
@@ -211,7 +211,7 @@ def _make_directory(directory: Path) -> None:
 def _sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        flush(fd)
     except OSError as error:
         if error.errno not in UNSYNCED_DIRECTORIES:
             raise

@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from relay.outbox.sqlite.connection import PAGE_BYTES
+from relay.runtime.flush import flush_data
 
 HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
@@ -89,7 +90,7 @@ class Wal:
             with suppress(OSError):
                 os.ftruncate(fd, old_bytes)
             raise
-        os.fdatasync(fd)
+        flush_data(fd)
         self.file_bytes = new_bytes
         return new_bytes - old_bytes
 

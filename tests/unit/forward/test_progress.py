@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -84,13 +85,21 @@ def run(request: pytest.FixtureRequest) -> Run:
     return uvloop.run if request.param == "uvloop" else asyncio.run
 
 
-@pytest.fixture(params=["plain", pytest.param("tls", marks=pytest.mark.skipif(not shutil.which("openssl"), reason=""))])
-def wire(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Peer, str]]:
-    """Yield an upstream and the file of its authority ("" without TLS)."""
+@pytest.fixture(
+    params=[
+        "plain",
+        "other system",
+        pytest.param("tls", marks=pytest.mark.skipif(not shutil.which("openssl"), reason="")),
+    ]
+)
+def wire(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Peer, str]]:
+    """Yield an upstream and the file of its authority ("" without TLS). Only Linux reports acknowledged bytes."""
     authority, tls = "", None
     if request.param == "tls":
         made = Authority(tmp_path)
         tls, authority = made.server("good"), str(made.file)
+    if request.param == "other system":
+        monkeypatch.setattr(sys, "platform", "darwin")
     peer = Peer(tls)
     yield peer, authority
     peer.listener.close()

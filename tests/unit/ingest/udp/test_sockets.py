@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
+import sys
 from collections.abc import Iterator
 from itertools import count
 
@@ -107,3 +110,35 @@ def test_an_address_of_another_host_is_not_local() -> None:
     assert is_local("127.0.0.1")
     assert is_local("::1")
     assert not is_local("192.0.2.1")
+
+
+class TestOtherSystems:
+    """The options of other systems than Linux, whose numbers and rules differ."""
+
+    def test_no_linux_option_is_set(self, bound: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.setattr(module, "_SO_RCVBUFFORCE", "not a number")
+        monkeypatch.setattr(module, "_SO_MEMINFO", "not a number")
+
+        assert UdpSockets(bound).ask_receive_buffer(100_000) >= 100_000
+        assert module.kernel_drops(bound[0]) is None
+
+    def test_a_buffer_above_the_limit_is_halved_until_the_system_sets_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "platform", "darwin")
+        with LimitedSocket(socket.AF_INET, socket.SOCK_DGRAM) as limited:
+            assert UdpSockets([limited]).ask_receive_buffer(64 << 20) == 4 << 20
+            assert UdpSockets([limited]).ask_receive_buffer(1 << 20) == 1 << 20
+
+
+class LimitedSocket(socket.socket):
+    """A socket of a system that rejects receive buffers above 7 MiB, as kern.ipc.maxsockbuf does."""
+
+    granted = 786_896
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:  # type: ignore[override]
+        if value > 7 << 20:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        self.granted = value
+
+    def getsockopt(self, level: int, option: int) -> int:  # type: ignore[override]
+        return self.granted

@@ -15,7 +15,7 @@ from relay.outbox.sqlite.disk_errors import explained, failure_of
 
 
 def failing(number: int) -> object:
-    def call(*_arguments: object) -> None:
+    def call(*_arguments: object, **_named: object) -> None:
         raise OSError(number, os.strerror(number))
 
     return call

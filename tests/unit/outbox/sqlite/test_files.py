@@ -6,10 +6,12 @@ import asyncio
 import os
 import stat
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from relay.outbox import OutboxLocked, OutboxUnusable
+from relay.outbox.sqlite import connection
 
 from tests.contract.boxes import SqliteBox, bodies, close
 from tests.unit.outbox.sqlite.conftest import MakeBox
@@ -53,6 +55,13 @@ async def test_readable_file_is_made_private(box: SqliteBox) -> None:
     box.outbox = box.make()
     await box.start()
     assert mode(box.path) == 0o600
+
+
+def test_sqlite_empties_the_cache_of_the_drive_on_macos(tmp_path: Path) -> None:
+    """https://www.sqlite.org/pragma.html#pragma_fullfsync: without effect on other systems."""
+    with closing(connection.connect(tmp_path / "other.db")) as database:
+        connection.configure(database, "full", 1 << 20, 1 << 16)
+        assert database.execute("PRAGMA fullfsync").fetchone() == (1,)
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", ".lock"])
