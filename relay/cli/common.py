@@ -90,7 +90,8 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "config_file",
         metavar="FILE",
         type=click.Path(path_type=Path),
-        help="Configuration file. Default: the file in RELAY_CONFIG, ./config.toml or /etc/relay/config.toml.",
+        help="Configuration file. Default: the file in RELAY_CONFIG, ./config.toml, /etc/relay/config.toml or "
+        "/etc/event-relay/config.toml.",
     )(command)
 
 

@@ -7,7 +7,7 @@ their size is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from relay.runtime.address import overlap
 from relay.runtime.secret import MASK, Secret
 
 MAX_SHOWN_CHARS = 120
-CONFIG_FILES = (Path("config.toml"), Path("/etc/relay/config.toml"))
+CONFIG_FILES = (Path("config.toml"), Path("/etc/relay/config.toml"), Path("/etc/event-relay/config.toml"))
 
 
 class Rule(NamedTuple):
@@ -115,10 +115,8 @@ def possible_secrets(config_file: Path | None, environ: Mapping[str, str]) -> li
     return [Secret(text) for text in dict.fromkeys(found) if text]
 
 
-def find_config_file(
-    given: Path | None, environ: Mapping[str, str], places: Sequence[Path] = CONFIG_FILES
-) -> Path | None:
-    """Return `given` (--config), the file of RELAY_CONFIG, or the first accessible file of `places`, or None.
+def find_config_file(given: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return `given` (--config), the file of RELAY_CONFIG, or the first accessible file of CONFIG_FILES, or None.
 
     The file of --config or RELAY_CONFIG may be missing. `load` then reports the fault.
     """
@@ -126,7 +124,7 @@ def find_config_file(
         return given
     if environ.get("RELAY_CONFIG"):
         return Path(environ["RELAY_CONFIG"])
-    return next((path for path in places if _exists(path)), None)
+    return next((path for path in CONFIG_FILES if _exists(path)), None)
 
 
 def _is_tenant_name(key: str) -> bool:

@@ -252,6 +252,16 @@ MUTANTS = (
         ("relay/config/sources.py", "if defaults_file := environ.get(DEFAULTS_FILE):", 'if defaults_file := "":'),
     ),
     mutant(
+        "./config.toml preferred to RELAY_CONFIG",
+        "configuration",
+        "tests/unit/cli/test_config_file.py::test_a_command_reads_the_first_file_and_no_other",
+        (
+            "relay/config/load.py",
+            'if environ.get("RELAY_CONFIG"):',
+            'if environ.get("RELAY_CONFIG") and not _exists(CONFIG_FILES[0]):',
+        ),
+    ),
+    mutant(
         "a default tenant that no event can use is accepted",
         "events",
         "tests/unit/config/test_load_rejected.py::test_allowed_tenants_must_contain_the_default_tenant",

@@ -209,28 +209,15 @@ def test_variables_without_the_prefix_are_ignored():
     assert load(None, ENOUGH | {"RELAY_PORT": "tcp://10.0.0.1:80", "PATH": "/bin"}) == load(None, ENOUGH)
 
 
-def test_config_option_precedes_relay_config_and_the_working_directory(tmp_path, monkeypatch):
+def test_places_of_the_configuration_file(tmp_path, monkeypatch):
+    """tests/unit/cli/test_config_file.py shows the order for each command."""
     monkeypatch.chdir(tmp_path)
-    given, named = Path("given.toml"), {"RELAY_CONFIG": "named.toml"}
+    etc = [Path("/etc/relay/config.toml"), Path("/etc/event-relay/config.toml")]
 
+    assert [Path("config.toml"), *etc] == list(CONFIG_FILES)
     assert find_config_file(None, {}) is None
     Path("config.toml").write_text("")
-    assert find_config_file(None, {}) == Path("config.toml")
     assert find_config_file(None, {"RELAY_CONFIG": ""}) == Path("config.toml")
-    assert find_config_file(None, named) == Path("named.toml")
-    assert find_config_file(given, named) == given
-
-
-def test_config_file_in_etc_is_read_if_the_working_directory_has_none(tmp_path, monkeypatch):
-    machine = tmp_path / "etc" / "config.toml"
-    places = (CONFIG_FILES[0], machine)
-    monkeypatch.chdir(tmp_path)
-
-    assert (Path("config.toml"), Path("/etc/relay/config.toml")) == CONFIG_FILES
-    assert find_config_file(None, {}, places) is None
-    machine.parent.mkdir()
-    machine.write_text("")
-    assert find_config_file(None, {}, places) == machine
 
 
 def test_relative_path_in_the_file_is_relative_to_the_file(config, tmp_path, monkeypatch):
