@@ -1,8 +1,8 @@
 # The relay as a small container with compiled modules, an unprivileged user and a read-only root file system.
-#   docker build -t relay .
-#   docker run --read-only --cap-drop ALL --security-opt no-new-privileges -v relay-data:/data \
+#   docker build -t event-relay .
+#   docker run --read-only --cap-drop ALL --security-opt no-new-privileges -v event-relay-data:/data \
 #     -p 127.0.0.1:8080:8080 -e RELAY__UPSTREAM__URL=https://... \
-#     -v ./key:/run/secrets/key:ro -e RELAY__UPSTREAM__API_KEY_FILE=/run/secrets/key relay
+#     -v ./key:/run/secrets/key:ro -e RELAY__UPSTREAM__API_KEY_FILE=/run/secrets/key event-relay
 # For amd64, arm64 and armv7 at once: docker buildx build --platform linux/amd64,linux/arm64,linux/arm/v7 .
 # deploy/ contains files for compose and Kubernetes. For HEALTHCHECK, buildah and podman need --format docker.
 ARG PYTHON=python:3.13-slim
@@ -13,8 +13,8 @@ RUN if [ "$(uname -m)" = armv7l ]; then \
       apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
     fi
 # The base image's pip installs into the environment, which has no pip of its own.
-RUN python -m venv --without-pip /opt/relay
-ENV PIP_PYTHON=/opt/relay/bin/python
+RUN python -m venv --without-pip /opt/event-relay
+ENV PIP_PYTHON=/opt/event-relay/bin/python
 WORKDIR /src
 COPY requirements.lock requirements-postgres.lock ./
 # --build-arg POSTGRES=1 adds the driver of outbox.kind = "postgres".
@@ -25,16 +25,16 @@ COPY pyproject.toml README.md LICENSE config.example.toml ./
 COPY relay ./relay
 # The bytecode is not compared with its source, because the root file system is read-only. This halves the start time.
 RUN python -m pip install --no-cache-dir --no-compile --no-deps . \
-    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/relay
+    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/event-relay
 
 FROM ${PYTHON}
 # The slim images of Python contain no bytecode of the standard library.
-RUN groupadd --system --gid 65532 relay && useradd --system --uid 65532 --gid relay --no-create-home relay \
-    && install -d -o relay -g relay -m 0700 /data \
+RUN groupadd --system --gid 65532 event-relay && useradd --system --uid 65532 --gid event-relay --no-create-home event-relay \
+    && install -d -o 65532 -g 65532 -m 0700 /data \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash -x '/(test|tests|idlelib|lib2to3|ensurepip|pydoc_data|site-packages)/' \
        "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
-COPY --from=build /opt/relay /opt/relay
-ENV PATH=/opt/relay/bin:$PATH \
+COPY --from=build /opt/event-relay /opt/event-relay
+ENV PATH=/opt/event-relay/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     RELAY__OUTBOX__PATH=/data/outbox.db \
     RELAY__HTTP__LISTEN=0.0.0.0:8080 \

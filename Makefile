@@ -65,7 +65,7 @@ lock: .venv/ready-dev ## write the lock files anew (hashes, no registry addresse
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --constraint requirements.lock --extra dev --output-file requirements-dev.lock pyproject.toml
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --constraint requirements.lock --extra tools --output-file requirements-tools.lock pyproject.toml
 
-wheel: .venv/ready ## dist/relay-VERSION-py3-none-any.whl
+wheel: .venv/ready ## dist/event_relay-VERSION-py3-none-any.whl
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 sbom: .venv-tools/ready ## dist/sbom.json: what an installed relay consists of (CycloneDX)

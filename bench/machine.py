@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("relay", "aiohttp", "aiosqlite", "msgspec", "uvloop", "prometheus-client", "structlog")
+_PACKAGES = ("event-relay", "aiohttp", "aiosqlite", "msgspec", "uvloop", "prometheus-client", "structlog")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _IDLE_FIELDS = (3, 4)
 """Fields of the first line of /proc/stat (proc(5)): idle time, and idle time while a disk request is pending."""

@@ -65,7 +65,7 @@ def _correction(key: str, source: str) -> str:
         return f"Write the right value to {place.partition(' named by ')[0]}. The relay applies it within 5 seconds."
     match kind:
         case "file":
-            return f"Correct {key} in {place} and reload (systemctl reload relay, or SIGHUP)."
+            return f"Correct {key} in {place} and reload (systemctl reload event-relay, or SIGHUP)."
         case "environment":
             return f"Correct the environment variable {place} and restart the relay."
         case "credential":

@@ -61,7 +61,7 @@ def why_unusable(settings: OutboxSettings) -> str | None:
     try:
         from relay.outbox.postgres.connection import url_problem  # noqa: PLC0415
     except ImportError as error:
-        return f"the driver of PostgreSQL is not installed ({error}): pip install 'relay[postgres]'"
+        return f"the driver of PostgreSQL is not installed ({error}): pip install 'event-relay[postgres]'"
     return url_problem(settings.url)
 
 

@@ -119,7 +119,7 @@ def commands() -> list[str]:
 
 def filled(command: str) -> str:
     command = re.sub(r"^(RELAY\w+=\S+ )?\S*/relay ", r"\1relay ", command)
-    command = command.replace("/etc/relay/key", "key").replace("/etc/relay/config.toml", "FILE")
+    command = command.replace("/etc/event-relay/key", "key").replace("/etc/event-relay/config.toml", "FILE")
     command = command.replace("--config FILE", "").replace("EVENT_TYPE", "docs.pasted")
     return " ".join(re.sub(r"\bFILE\b|[\w-]+\.tar\.gz", "$new", command).split())
 

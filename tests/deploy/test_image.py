@@ -154,7 +154,7 @@ async def test_the_image_stores_and_forwards_on_a_read_only_root(image: Image, d
 
 
 def test_only_the_volume_can_be_written(image: Image, data: Path) -> None:
-    touched = run(image, data, "touch", "/opt/relay/x", "/tmp/x", "/data/x", env=image.environment)
+    touched = run(image, data, "touch", "/opt/event-relay/x", "/tmp/x", "/data/x", env=image.environment)
 
     assert touched.stderr.count("Read-only file system") == 2
     assert (data / "x").exists()
@@ -167,7 +167,7 @@ def test_all_code_is_compiled(image: Image, data: Path) -> None:
         "files = [m.__file__ for m in sys.modules.values() if (getattr(m, '__file__', 0) or '').endswith('.py')]\n"
         "print(len(files), [f for f in files if not os.path.exists(importlib.util.cache_from_source(f))])"
     )
-    listed = run(image, data, "/opt/relay/bin/python", "-c", listing, env=image.environment)
+    listed = run(image, data, "/opt/event-relay/bin/python", "-c", listing, env=image.environment)
 
     modules, _, missing = listed.stdout.strip().partition(" ")
     assert int(modules) > 100, listed.stderr
@@ -176,7 +176,7 @@ def test_all_code_is_compiled(image: Image, data: Path) -> None:
 
 def test_the_image_contains_no_build_tools(image: Image) -> None:
     """The image contains no pip, sources, tests or lock, which reduces its attack surface."""
-    installed = {path.name for path in (image.root / "opt/relay/lib").glob("python*/site-packages/*")}
+    installed = {path.name for path in (image.root / "opt/event-relay/lib").glob("python*/site-packages/*")}
 
     assert "relay" in installed
     assert not installed & {"pip", "setuptools", "tests"}

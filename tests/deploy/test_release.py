@@ -76,7 +76,8 @@ def test_the_wheel_runs_with_the_locked_dependencies_alone(installed: Path, tmp_
         "print(*describe(DescribedValues(1, 1, 'full', set()), {'events'})['paths'])"
     )
 
-    assert __version__ in output_of(tmp_path, installed / "relay", "--version")
+    for command in ("relay", "event-relay"):
+        assert __version__ in output_of(tmp_path, installed / command, "--version")
     assert output_of(tmp_path, python, "-m", "pip", "check").strip() == "No broken requirements found."
     assert "relay/ops/page" in output_of(tmp_path, python, "-c", page)
     assert "/v1/events" in output_of(tmp_path, python, "-c", describe)
@@ -89,7 +90,7 @@ def test_the_bill_of_materials_names_the_locked_dependencies(installed: Path, tm
     named = {f"{part['name'].replace('_', '-')}=={part['version']}" for part in bill["components"]}
     locked = re.findall(r"^([a-z0-9_.-]+==[^ ]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
 
-    assert {*locked, f"relay=={__version__}"} <= named
+    assert {*locked, f"event-relay=={__version__}"} <= named
 
 
 @pytest.mark.parametrize("lock", LOCKS)

@@ -16,7 +16,7 @@ from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import KEY, PATIENCE_S, environment, event, running
 
-UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "relay.service"
+UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "event-relay.service"
 ANALYZE, STRACE = shutil.which("systemd-analyze"), shutil.which("strace")
 MAX_EXPOSURE = 1.5
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1  # prctl(2)
@@ -42,8 +42,8 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 def installed(tmp_path: Path) -> Path:
     """Return a copy of the unit that starts the relay of this Python."""
     program = Path(sys.executable).with_name("relay")
-    unit = tmp_path / "relay.service"
-    unit.write_text(UNIT.read_text().replace("/opt/relay/bin/relay", str(program)))
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/opt/event-relay/bin/relay", str(program)))
     return unit
 
 
@@ -60,7 +60,7 @@ def test_exposure_is_low(tmp_path: Path) -> None:
     if "unrecognized option" in analysis.stderr:
         pytest.skip("this systemd-analyze cannot check a unit that is not installed")
 
-    exposure = re.search(r"Overall exposure level for relay\.service: ([0-9.]+)", analysis.stdout)
+    exposure = re.search(r"Overall exposure level for event-relay\.service: ([0-9.]+)", analysis.stdout)
 
     assert exposure is not None, analysis.stderr
     assert float(exposure[1]) <= MAX_EXPOSURE
@@ -72,8 +72,12 @@ def test_the_unit_permits_everything_that_the_relay_needs() -> None:
 
     assert "ProcSubset" not in unit
     assert {"AF_UNIX", "AF_NETLINK"} <= set(unit["RestrictAddressFamilies"][0].split())
-    assert unit["StateDirectory"] == ["relay"]
-    assert unit["LoadCredential"] == ["upstream.api_key:/etc/relay/key"]
+    assert unit["StateDirectory"] == ["event-relay"]
+    assert unit["LoadCredential"] == ["upstream.api_key:/etc/event-relay/key"]
+
+
+def test_the_unit_does_not_start_beside_an_outbox_of_the_earlier_unit() -> None:
+    assert settings()["AssertPathExists"] == ["!/var/lib/private/relay/outbox.db"]
 
 
 @needs_systemd

@@ -164,7 +164,7 @@ def configured(tenant_id: int | None) -> ConfiguredUpstream:
         f"{key}.url",
         "file /etc/relay/config.toml",
         f"{key}.api_key",
-        f"file /etc/relay/key named by {key}.api_key_file",
+        f"file /etc/event-relay/key named by {key}.api_key_file",
     )
 
 
@@ -227,7 +227,7 @@ class Served:
             token=None,
             metrics=self.metrics,
             refresh=self._refresh,
-            configuration=lambda: {"upstream.api_key": {"value": "***", "source": "file /etc/relay/key"}},
+            configuration=lambda: {"upstream.api_key": {"value": "***", "source": "file /etc/event-relay/key"}},
         )
         self.base = ""
         self.session: ClientSession

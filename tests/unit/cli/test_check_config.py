@@ -172,7 +172,7 @@ def test_a_shared_outbox_without_its_driver_is_a_fault(monkeypatch: pytest.Monke
     result = call("check-config", environ=SHARED)
 
     assert result.exit_code == 78
-    assert "pip install 'relay[postgres]'" in result.stderr
+    assert "pip install 'event-relay[postgres]'" in result.stderr
     assert "CANARY" not in result.output
 
 

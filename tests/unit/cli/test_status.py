@@ -57,7 +57,7 @@ def test_the_text_begins_with_the_problem_and_the_advice(relay: NotedRelay) -> N
     assert lines[upstream + 4].startswith("  next attempt: 1970-01-01T00:00:")
     assert lines[upstream + 5].startswith("  last error at 1969-12-31T23:59:")
     assert lines[upstream + 5].endswith(": 401 Invalid\\x1b[2J or missing API key")
-    assert lines[upstream + 6].startswith("  what to do: Write the right value to /etc/relay/key.")
+    assert lines[upstream + 6].startswith("  what to do: Write the right value to /etc/event-relay/key.")
     assert any(line.startswith("2 (PlayTV)  tv        tv-17       345") for line in lines)
     assert "\x1b" not in text
 

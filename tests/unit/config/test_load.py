@@ -167,11 +167,11 @@ def test_tenant_uses_the_default_endpoint_for_missing_values(config):
 
 
 def test_default_path_of_the_outbox_is_in_systemds_state_directory():
-    environ = ENOUGH | {"STATE_DIRECTORY": "/var/lib/relay:/var/lib/other"}
+    environ = ENOUGH | {"STATE_DIRECTORY": "/var/lib/event-relay:/var/lib/other"}
 
     settings = load(None, environ)
 
-    assert settings.outbox.path == Path("/var/lib/relay/outbox.db")
+    assert settings.outbox.path == Path("/var/lib/event-relay/outbox.db")
     assert settings.sources["outbox.path"] == "environment STATE_DIRECTORY"
     assert load(None, environ | {"RELAY__OUTBOX__PATH": "x.db"}).outbox.path == Path("x.db")
     assert load(None, ENOUGH).outbox.path == Path("data/outbox.db")

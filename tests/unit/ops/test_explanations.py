@@ -125,12 +125,12 @@ def test_every_trouble_has_advice() -> None:
     ("source", "text"),
     [
         (
-            "file /etc/relay/key named by upstream.api_key_file",
-            "Write the right value to /etc/relay/key. The relay applies it within 5 seconds.",
+            "file /etc/event-relay/key named by upstream.api_key_file",
+            "Write the right value to /etc/event-relay/key. The relay applies it within 5 seconds.",
         ),
         (
             "file /etc/relay/config.toml",
-            "Correct upstream.api_key in /etc/relay/config.toml and reload (systemctl reload relay, or SIGHUP).",
+            "Correct upstream.api_key in /etc/relay/config.toml and reload (systemctl reload event-relay, or SIGHUP).",
         ),
         (
             "environment RELAY__UPSTREAM__API_KEY",

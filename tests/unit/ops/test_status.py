@@ -63,7 +63,7 @@ async def test_the_status_has_every_field_of_the_contract(served: Served) -> Non
             "url": "https://up.example/",
             "state": "unauthorized",
             "message": "The upstream rejects the key. The relay stores all events.",
-            "advice": "Write the right value to /etc/relay/key. The relay applies it within 5 seconds.",
+            "advice": "Write the right value to /etc/event-relay/key. The relay applies it within 5 seconds.",
             "since": "2026-11-23T07:59:59.000Z",
             "next_attempt_at": "2026-11-23T08:00:30.000Z",
             "last_delivered_at": "2026-11-23T07:59:58.000Z",
@@ -241,7 +241,7 @@ async def test_the_summary_gives_the_advice_for_the_endpoint_with_pending_events
 
     assert summary["level"] == "trouble"
     assert summary["advice"].endswith(
-        "correct upstream.tenants.2.url in /etc/relay/config.toml and reload (systemctl reload relay, or SIGHUP)."
+        "correct upstream.tenants.2.url in /etc/relay/config.toml and reload (systemctl reload event-relay, or SIGHUP)."
     )
 
 
