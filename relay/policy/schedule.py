@@ -179,11 +179,13 @@ class Schedule:
         return Wait(now if self._visits else self._timers.next_at())
 
     def _may_send(self, origin: UpstreamOrigin, now: int) -> bool:
-        """Return whether network and shared limit permit a request now. Otherwise set the timer of the origin."""
+        """Return whether network and shared limit permit a request now. If only time is missing, set the timer."""
         origin.limit.tick(now, self.limits.window_ms)
+        if not origin.has_room():
+            return False  # The end of a request in flight wakes it.
         if (free_at := origin.free_at(now, self.limits.window_ms)) > now:
             self._timers.wake(origin, free_at)
-        return free_at <= now and origin.has_room()
+        return free_at <= now
 
     def _send(self, endpoint: Endpoint, device_class: DeviceClass, now: int) -> Send | None:
         """Return a request of an endpoint for a class; None if it may not send now or has no ready request."""

@@ -80,11 +80,12 @@ class Limited:
         "_wait_windows",
         "_window_from",
         "_windows_before_step",
+        "limit",
         "rate",
     )
 
     def __init__(self, now: int, rate: float) -> None:
-        self.rate = rate
+        self._set_rate(rate)
         self._proven_rate = 0.0  # The highest rate of a clean window.
         self._windows_before_step = _FIRST_WINDOWS_BEFORE_STEP
         self._wait_windows = 0
@@ -102,10 +103,6 @@ class Limited:
         assert 0 <= self._wait_windows <= _MAX_WINDOWS_BEFORE_STEP, self
         assert self._window_from >= self._changed_at, self
 
-    def limit(self) -> int:
-        """Return the number of requests in any window."""
-        return max(1, int(self.rate))
-
     def gap_ms(self, span_ms: int) -> int:
         """Return the delay between two requests in milliseconds."""
         return int(span_ms / self.rate)
@@ -116,7 +113,7 @@ class Limited:
             return self
         self._check()
         if not self._undo_step():
-            self.rate = max(MIN_RATE, self.rate / 2)
+            self._set_rate(max(MIN_RATE, self.rate / 2))
             self._proven_rate = 0.0
             self._wait_windows = 0
         self._changed_at = self._window_from = now
@@ -130,7 +127,7 @@ class Limited:
             return self
         self._check()
         if not self._undo_step():
-            self.rate = max(min(self.rate, 1), self.rate - self._step())
+            self._set_rate(max(min(self.rate, 1), self.rate - self._step()))
             self._proven_rate = min(self._proven_rate, self.rate)
         self._changed_at = self._window_from = now
         self._check()
@@ -153,10 +150,14 @@ class Limited:
         if self._wait_windows > 0:
             self._wait_windows -= 1
             return self
-        self.rate += self._step()
+        self._set_rate(self.rate + self._step())
         self._changed_at = now
         self._check()
         return FREE if self.rate > MAX_RATE else self
+
+    def _set_rate(self, rate: float) -> None:
+        self.rate = rate
+        self.limit = max(1, int(rate))  # The number of requests in any window.
 
     def _step(self) -> float:
         return self.rate if self.rate < 1 else max(1, self.rate // 8)
@@ -165,7 +166,7 @@ class Limited:
         """Return to the highest clean rate if the rate is above it, and delay the next step. Return whether it was."""
         if not self._proven_rate or self.rate <= self._proven_rate:
             return False
-        self.rate = self._proven_rate
+        self._set_rate(self._proven_rate)
         self._wait_windows = self._windows_before_step
         self._windows_before_step = min(2 * self._windows_before_step, _MAX_WINDOWS_BEFORE_STEP)
         return True
@@ -199,18 +200,18 @@ class SharedLimit:
     @property
     def limit(self) -> int | None:
         """The number of requests in any window; None while the rate is free."""
-        return None if isinstance(self.state, Free) else self.state.limit()
+        return None if isinstance(self.state, Free) else self.state.limit
 
     def has_room(self, in_flight: int) -> bool:
         """Return whether one more request may be in flight. One that hangs may still count at the upstream."""
-        return isinstance(self.state, Free) or in_flight < self.state.limit()
+        return isinstance(self.state, Free) or in_flight < self.state.limit
 
     def free_at(self, now: int, in_flight: int, span_ms: int) -> int:
         """Return the earliest time of the next request. `span_ms`: length of the rate window."""
         state = self.state
         if isinstance(state, Free):
             return self.pause.until
-        limit = state.limit()
+        limit = state.limit
         return max(
             self.pause.until,
             self._sent_at + state.gap_ms(span_ms),

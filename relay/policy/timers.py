@@ -52,7 +52,8 @@ class Timers(Generic[S]):
 
     def pop_expired(self, now: int, most: int) -> Sequence[S]:
         """Remove and return up to `most` items whose timers have expired at `now`, the earliest first."""
-        heap, expired = self._sorted, list[S]()
+        heap = self._sorted
+        expired: list[S] = []  # Not list[S](), which takes 0.4 µs.
         while now >= self._sorted_until and self._spans and len(heap) < most:
             if not self._sort():
                 break

@@ -36,7 +36,7 @@ class LimitUnderTest:
 def test_requests_are_spread_evenly() -> None:
     limit = LimitUnderTest(20)
     assert limit.shared_limit.gap_ms(WINDOW_MS) == 3_000
-    assert limit.shared_limit.limit() == 20
+    assert limit.shared_limit.limit == 20
 
 
 def test_a_429_halves_a_rate_that_was_never_clean() -> None:
