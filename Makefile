@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 TOOLS := .venv-tools/bin
 
-.PHONY: help run test test-faults mutants check measure bench newest soak plots format lint types architecture lock wheel tools sbom audit clean
+.PHONY: help run test test-faults mutants check measure bench newest soak plots format lint types architecture lock rules wheel tools sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ lock: .venv/ready-dev ## write the lock files anew (hashes, no registry addresse
 	printf 'psycopg[binary]>=3.1.8,<4\n' | $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --constraint requirements.lock --output-file requirements-postgres.lock -
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --constraint requirements.lock --extra dev --output-file requirements-dev.lock pyproject.toml
 	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --constraint requirements.lock --extra tools --output-file requirements-tools.lock pyproject.toml
+
+rules: .venv/ready-dev ## the alerts and counts of deploy/prometheus as an object of the Prometheus operator
+	$(BIN)/python -m tests.deploy.prometheus_rule
 
 wheel: .venv/ready ## dist/event_relay-VERSION-py3-none-any.whl
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

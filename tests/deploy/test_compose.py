@@ -84,6 +84,13 @@ def test_the_relay_is_confined() -> None:
     assert relay["security_opt"] == ["no-new-privileges:true"]
 
 
+def test_grafana_needs_a_password() -> None:
+    grafana = services()["grafana"]
+
+    assert not any("ANONYMOUS" in name for name in grafana["environment"])
+    assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD__FILE"] == f"/run/secrets/{grafana['secrets'][0]}"
+
+
 def test_ports_are_published_on_loopback_only() -> None:
     published = [port for service in services().values() for port in service.get("ports", [])]
 

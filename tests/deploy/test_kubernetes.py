@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -14,6 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from tests.deploy.environments import faults_of
+from tests.deploy.prometheus_rule import SOURCES, TARGET, text
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -59,11 +62,82 @@ def kustomize() -> list[str]:
 def rendered() -> list[dict[str, Any]]:
     if not kustomize():
         pytest.skip("neither kustomize nor a kubectl that has it is installed")
-    done = subprocess.run(
-        [*kustomize(), str(KUBERNETES / "example")], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = render(KUBERNETES / "example")
     assert (done.returncode, done.stderr) == (0, "")
     return list(yaml.safe_load_all(done.stdout))
+
+
+def render(directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*kustomize(), str(directory)], capture_output=True, text=True, timeout=60, check=False)
+
+
+def app(kind: str, **pod_settings: Any) -> dict[str, Any]:
+    """Return an object of an app with the label for which the component adds the relay."""
+    api = "batch/v1" if kind in ("Job", "CronJob") else "v1" if kind == "Pod" else "apps/v1"
+    spec = {"containers": [{"name": "app", "image": "app"}], "securityContext": {"fsGroup": 2000}, **pod_settings}
+    template = {"metadata": {"labels": {"app": "app"}}, "spec": spec}
+    return {
+        "apiVersion": api,
+        "kind": kind,
+        "metadata": {"name": "app", "labels": {"relay": "sidecar"}},
+        "spec": {"selector": {"matchLabels": {"app": "app"}}, "template": template},
+    }
+
+
+def with_relay(directory: Path, given: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Render an object of an app with the component."""
+    if not kustomize():
+        pytest.skip("neither kustomize nor a kubectl that has it is installed")
+    (directory / "app.yaml").write_text(yaml.safe_dump(given))
+    component = os.path.relpath(KUBERNETES / "sidecar", directory)
+    (directory / "kustomization.yaml").write_text(
+        yaml.safe_dump({"resources": ["app.yaml"], "components": [component]})
+    )
+    return render(directory)
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "DaemonSet", "Job", "StatefulSet"])
+def test_the_component_adds_the_relay_and_changes_no_setting_of_the_pod(tmp_path: Path, kind: str) -> None:
+    given = app(kind, terminationGracePeriodSeconds=7, volumes=[{"name": "relay-data", "emptyDir": {}}])
+    if kind == "StatefulSet":
+        given["spec"]["volumeClaimTemplates"] = [{"metadata": {"name": "other"}}]
+
+    done = with_relay(tmp_path, given)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    template = yaml.safe_load(done.stdout)["spec"]["template"]
+    [relay] = template["spec"].pop("initContainers")
+    added = [each for each in template["spec"]["volumes"] if each["name"] == "relay-upstream"]
+    template["spec"]["volumes"].remove(*added)
+    assert relay["name"] == "relay"
+    assert template["metadata"]["labels"].pop("relay") == "sidecar"
+    assert template == given["spec"]["template"]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (app("Deployment", securityContext={}), "nonexistent key: fsGroup"),
+        (app("StatefulSet"), "nonexistent key: volumeClaimTemplates"),
+        (app("CronJob"), "/kind failed"),
+        (app("Pod"), "/kind failed"),
+    ],
+    ids=["no group for its files", "no claim of a volume", "CronJob", "Pod"],
+)
+def test_a_labelled_object_that_cannot_have_a_relay_fails(tmp_path: Path, given: dict[str, Any], reason: str) -> None:
+    done = with_relay(tmp_path, given)
+
+    assert done.returncode != 0
+    assert reason in done.stderr
+
+
+def test_a_start_may_take_as_long_as_under_systemd(rendered: list[dict[str, Any]]) -> None:
+    """A start salvages a broken outbox row by row before the relay is ready."""
+    [unit] = (ROOT / "deploy" / "systemd").glob("*.service")
+    [minutes] = re.findall(r"^TimeoutStartSec=(\d+)min$", unit.read_text(), re.MULTILINE)
+    probe = relay_of(rendered)["startupProbe"]
+
+    assert probe["periodSeconds"] * probe["failureThreshold"] == int(minutes) * 60
 
 
 def pod(objects: list[dict[str, Any]]) -> dict[str, Any]:
@@ -82,8 +156,8 @@ def relay_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.mark.skipif(not VALIDATE.exists(), reason="kubernetes-validate is not installed: make tools")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_objects_are_valid(rendered: list[dict[str, Any]], version: str, tmp_path: Path) -> None:
-    """Check all objects except the PodMonitor, whose schema is part of the Prometheus operator."""
-    ours = [each for each in rendered if each["kind"] != "PodMonitor"]
+    """Check all objects except those of the Prometheus operator, which has their schemas."""
+    ours = [each for each in rendered if each["kind"] not in ("PodMonitor", "PrometheusRule")]
     file = tmp_path / "objects.yaml"
     file.write_text(yaml.safe_dump_all(ours))
 
@@ -103,6 +177,15 @@ def test_the_pod_monitor_has_only_known_fields(rendered: list[dict[str, Any]]) -
 
     assert faults[0] == []
     assert {fault.validator for fault in faults[1]} == {"additionalProperties"}
+
+
+def test_the_prometheus_rule_has_the_alerts_and_counts_of_prometheus(rendered: list[dict[str, Any]]) -> None:
+    """`make rules` writes it. promtool checks the groups at their source."""
+    [rule] = [each for each in rendered if each["kind"] == "PrometheusRule"]
+    groups = [group for source in SOURCES for group in yaml.safe_load(source.read_text())["groups"]]
+
+    assert TARGET.read_text() == text()
+    assert rule["spec"] == {"groups": groups}
 
 
 def schema_of(known: dict[str, Any] | list[Any]) -> dict[str, Any]:
@@ -158,11 +241,10 @@ def test_the_sidecar_meets_the_restricted_pod_security_standard(rendered: list[d
     assert context["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
-def test_the_sidecar_has_the_user_of_the_image_and_can_write_its_volume(rendered: list[dict[str, Any]]) -> None:
+def test_the_sidecar_has_the_user_of_the_image(rendered: list[dict[str, Any]]) -> None:
     user = relay_of(rendered)["securityContext"]["runAsUser"]
 
     assert f"USER {user}:{user}" in (ROOT / "Dockerfile").read_text()
-    assert pod(rendered)["spec"]["securityContext"]["fsGroup"] == user
 
 
 def test_every_mounted_volume_exists(rendered: list[dict[str, Any]]) -> None:
