@@ -17,7 +17,10 @@ from tests.contract.boxes import Box, FakeClock, event_id
 _LEDGER = """
 SELECT coalesce(sum(c.accepted), 0) - coalesce(sum(m.duplicates), 0), coalesce(sum(c.requeued), 0),
        coalesce(sum(m.delivered), 0), coalesce(sum(m.dead_lettered), 0), coalesce(sum(m.dropped), 0),
-       (SELECT count(*) FROM relay.log)
+       (SELECT count(*) FROM relay.log l JOIN relay.commits c ON c.id = l.seq >> 12
+        JOIN relay.device_queues q USING (queue_id)
+        WHERE l.seq > coalesce((q.cursors ->> c.replica::text)::bigint, 0)
+          AND NOT EXISTS (SELECT FROM relay.marks WHERE marks.seq = l.seq))
 FROM relay.replicas r
 LEFT JOIN LATERAL (SELECT * FROM relay.commits WHERE replica = r.replica ORDER BY id DESC LIMIT 1) c ON true
 LEFT JOIN LATERAL (SELECT * FROM relay.moves WHERE replica = r.replica ORDER BY n DESC LIMIT 1) m ON true"""

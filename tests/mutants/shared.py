@@ -7,9 +7,42 @@ from tests.mutants.mutant import CONTRACT, mutant
 SHARED = "relay/outbox/postgres"
 UNIT = "tests/unit/outbox/postgres"
 TWO_RELAYS = "tests/contract/test_two_relays.py"
+RING = "tests/contract/test_postgres_ring.py"
 SWARM = "tests/simulation/test_shared_swarm.py"
 
 MUTANTS = (
+    mutant(
+        "table of the ring emptied with pending events",
+        "G1",
+        f"{RING}::test_a_waiting_device_keeps_its_events_and_no_others",
+        (
+            f"{SHARED}/cleanup.py",
+            '                await self._execute(sql.COPY.format(to=f"{parent}_{self._segment}", rows=needed))\n',
+            "",
+        ),
+    ),
+    mutant(
+        "moved event not found",
+        "G1",
+        f"{RING}::test_a_claimed_event_is_found_after_it_was_moved",
+        (f"{SHARED}/forward_transaction.py", 'for table in (*tables, "log"):', "for table in tables:"),
+    ),
+    mutant(
+        "totals of a removed relay forgotten",
+        "G2",
+        f"{RING}::test_rows_of_ended_replicas_are_removed_and_their_totals_stay",
+        (f"{SHARED}/sql.py", "SET delivered = moves.delivered + s.delivered", "SET delivered = moves.delivered"),
+    ),
+    mutant(
+        "removed relay with a request that may still arrive",
+        "G5",
+        f"{RING}::test_a_replica_that_may_still_send_is_not_removed",
+        (
+            f"{SHARED}/sql.py",
+            "  AND NOT EXISTS (SELECT FROM owed WHERE owed.replica = f.replica)\n",
+            "",
+        ),
+    ),
     mutant(
         "no cut at the limit of a poll",
         "G4",

@@ -134,8 +134,8 @@ class SharedWatch:
 
     def sent(self, request: Request, origin: str) -> None:
         for device in {device for device, _ in request.keys}:
-            others = {relay for relay in self._open[device].values() if not self._store.replicas[relay].is_fenced}
-            is_fenced = self._store.replicas[self.sender].is_fenced
+            others = {relay for relay in self._open[device].values() if not self._store.is_fenced(relay)}
+            is_fenced = self._store.is_fenced(self.sender)
             assert is_fenced or not others, f"device {device}: {self.sender} sends beside {others}"
             self._open[device][id(request)] = self.sender
 
@@ -200,7 +200,7 @@ class RunningRelay:
         settings = OutboxSettings(lease_ms=LEASE_MS, replica_name=f"relay-{self.number}")
         self.outbox = SharedOutbox(settings, clock, metrics, self.tasks, database)
         await self.outbox.open()
-        self.replica = len(world.store.replicas)
+        self.replica = world.store.next_replica - 1
         client = SimClient(self.replica, self.process, world.upstream, world.watch, world.tasks)
         schedule = Schedule(SHARED_LIMITS, client.origin)
         self.forwarder = Forwarder(self.outbox, schedule, client, clock, metrics, self.tasks)

@@ -76,11 +76,25 @@ class MemoryStore:
     """By queue id: the fenced replicas whose requests may still reach the upstream, and since when; None: over."""
     anchor: Anchor | None = None
     boot_from_ms: int = 0
+    next_replica: int = 1
     next_id: int = 1
     next_letter: int = 1
 
     def copy(self) -> MemoryStore:
         return deepcopy(self)
+
+    def is_fenced(self, replica: int) -> bool:
+        return replica not in self.replicas or self.replicas[replica].is_fenced
+
+    def remove_ended_replicas(self) -> None:
+        """Add the totals of the replicas that own nothing any more to those of replica 0."""
+        used = {row.replica for _, row in self.commits.values()} | {*self.holders.values()}
+        used.update(replica for replicas in self.owed.values() for replica in replicas)
+        ended = [number for number in self.replicas if number and self.is_fenced(number) and number not in used]
+        for row in [self.replicas.pop(number) for number in ended]:
+            total = self.replicas.setdefault(0, ReplicaRow("ended", is_fenced=True))
+            total.appended = d.AppendTotals(*map(sum, zip(total.appended, row.appended, strict=True)))
+            total.moved = d.ForwardTotals(*map(sum, zip(total.moved, row.moved, strict=True)))
 
     def end_owed(self, is_over: Callable[[int, int], bool]) -> None:
         """Record which owed requests are over."""
@@ -109,16 +123,15 @@ class MemoryDatabase:
             raise OutboxUnavailable("the outbox is closed")
 
     def _check(self, replica: int) -> ReplicaRow:
-        row = self.store.replicas[replica]
-        if row.is_fenced:
+        if self.store.is_fenced(replica):
             raise OutboxLost("another relay has taken over")
-        return row
+        return self.store.replicas[replica]
 
     async def register(self, name: str) -> d.Registered:
         await self._turn()
         store = self.store
         live = any(not row.is_fenced for row in store.replicas.values())
-        replica = len(store.replicas) + 1
+        replica, store.next_replica = store.next_replica, store.next_replica + 1
         store.replicas[replica] = ReplicaRow(name)
         last_at_ms = max((row.at_ms for _, row in store.commits.values()), default=0)
         return d.Registered(replica, store.anchor, store.boot_from_ms, live, last_at_ms, list(store.marks.values()))
@@ -135,14 +148,14 @@ class MemoryDatabase:
         for number, part in zip(ids, append.parts, strict=True):
             sizes = array("I", map(len, part.bodies))
             totals = (append.accepted, append.requeued)
-            columns = (part.queue_ids, sizes, b"".join(part.ids), part.checks)
+            columns = (part.queue_ids, sizes, b"".join(part.ids), part.checks, None)
             commit = d.CommitRow(replica, number, append.at_ms, False, *totals, *columns)
             store.commits[number] = append.number, commit
             for at, event in enumerate(zip(part.queue_ids, part.ids, part.crcs, part.checks, part.bodies, strict=True)):
                 store.log[commit.seq(at)] = LogRow(*event)
         row.append_number, row.appended = append.number, d.AppendTotals(append.accepted, append.requeued)
         await self._turn()
-        return d.Appended(ids, "full")
+        return d.Appended(ids, "full", None)
 
     async def requeue(self, replica: int, requeue: d.RequeueTransaction) -> d.CommitRow | None:
         await self._turn()
@@ -155,7 +168,7 @@ class MemoryDatabase:
             store.queues.setdefault(each.row.queue_id, QueueState(each.letter.device_key)).is_forgotten = False
         totals = (requeue.accepted, requeue.requeued + len(found))
         queue_ids, ids, _, checks, bodies = zip(*(each.row for each in found), strict=True)
-        columns = (array("q", queue_ids), array("I", map(len, bodies)), b"".join(ids), array("I", checks))
+        columns = (array("q", queue_ids), array("I", map(len, bodies)), b"".join(ids), array("I", checks), None)
         commit = d.CommitRow(replica, number, requeue.at_ms, True, *totals, *columns)
         store.commits[number] = requeue.number, commit
         store.log.update((commit.seq(at), each.row) for at, each in enumerate(found))
@@ -188,8 +201,10 @@ class MemoryDatabase:
             self._add_letter(dead, move.dead_at_ms)
         discarded = self._limit_letters(move) if move.dead_rows else 0
         store.marks.update((mark.seq, mark) for mark in move.marks)
-        for seq in move.deleted:
-            store.log.pop(seq, None)
+        for mark in move.marks:
+            store.log.pop(mark.seq, None)
+        for settled in move.settled:
+            self._remove_passed(settled)
         for queue_id in move.forgotten:
             store.queues[queue_id].is_forgotten = True
         for ended in move.ended:
@@ -201,6 +216,13 @@ class MemoryDatabase:
         letters = self._letter_totals() if move.dead_rows else None
         await self._turn()
         return d.Moved(bodies, letters, discarded)
+
+    def _remove_passed(self, settled: d.SettledQueue) -> None:
+        """Delete the events up to the cursors."""
+        store = self.store
+        for seq in [seq for seq, row in store.log.items() if row.queue_id == settled.queue_id]:
+            if seq <= settled.cursors.get(store.commits[seq >> d.POSITION_BITS][1].replica, 0):
+                del store.log[seq]
 
     def _add_letter(self, dead: d.DeadRow, dead_at_ms: int) -> None:
         store = self.store
@@ -255,24 +277,18 @@ class MemoryDatabase:
             for number, row in store.replicas.items()
             if not row.is_fenced
         ]
-        first_ids: dict[int, int] = {}
-        for number in sorted(store.commits):
-            first_ids.setdefault(store.commits[number][1].replica, number)
         appended = {number: row.appended for number, row in store.replicas.items()}
         moved = {number: row.moved for number, row in store.replicas.items()}
         outbox_ms = 0 if store.anchor is None else store.anchor.outbox_ms
         own = {number for number in store.owed if store.holders.get(d.group_of(number)) == replica}
         ended = [(number, fenced) for number in own for fenced, since in store.owed[number].items() if since is None]
-        view = d.View(
-            live, dict(store.holders), first_ids, appended, moved, self._letter_totals(), outbox_ms, ended, "full"
-        )
+        view = d.View(live, dict(store.holders), appended, moved, self._letter_totals(), outbox_ms, ended, "full")
         await self._turn()
         return view
 
     async def fence(self, replica: int, beat: int) -> bool:
         await self._turn()
-        row = self.store.replicas[replica]
-        if row.is_fenced or row.beat != beat:
+        if self.store.is_fenced(replica) or self.store.replicas[replica].beat != beat:
             return False
         self.store.fence(replica)
         await self._turn()
@@ -328,22 +344,27 @@ class MemoryDatabase:
     async def clean(self, keep_ids: int) -> None:
         await self._turn()
         store, kept = self.store, 0
-        last = {row.replica: number for number, (_, row) in sorted(store.commits.items())}
+        last = {row.replica: number for number, (_, row) in store.commits.items() if not store.is_fenced(row.replica)}
         full = {seq >> d.POSITION_BITS for seq in store.log}
         for number in sorted(store.commits, reverse=True):
             _, row = store.commits[number]
-            if kept >= keep_ids and number not in full and number != last[row.replica]:
+            if kept >= keep_ids and number not in full and number != last.get(row.replica):
                 del store.commits[number]
                 for at in range(len(row.sizes)):
                     store.marks.pop(row.seq(at), None)
             kept += len(row.sizes)
         now_ms = 0 if store.anchor is None else store.anchor.outbox_ms
         store.end_owed(lambda _, since_ms: since_ms < now_ms - d.OWED_MS)
+        store.remove_ended_replicas()
+
+    async def kept_commits(self, before_id: int) -> Sequence[int]:
+        await self._turn()
+        return [number for number in self.store.commits if number < before_id]
 
     async def leave(self, replica: int, anchor: Anchor) -> None:
         await self._turn()
         self.store.end_owed(lambda fenced, _: fenced == replica)
-        if not self.store.replicas[replica].is_fenced:
+        if not self.store.is_fenced(replica):
             self.store.anchor = anchor
             self.store.replicas[replica].is_fenced = True
             self.store.holders = {group: held for group, held in self.store.holders.items() if held != replica}

@@ -55,7 +55,7 @@ class PostgresCluster:
 
     def stop(self) -> None:
         self._run("pg_ctl", "-m", "immediate", "-D", self._data, "stop")
-        shutil.rmtree(self._directory)
+        shutil.rmtree(self._directory, ignore_errors=True)  # A process of the server may still remove files.
 
     def create_database(self) -> str:
         """Return the URL of a new database."""

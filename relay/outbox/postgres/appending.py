@@ -196,8 +196,9 @@ class Appending:
                     number, rows = await self._database.last_append(self._state.replica)
                     if number == append.number:
                         break
-                ids, self._state.durability = await self._database.append(self._state.replica, append)
-                rows = [self._row(append, number, part) for number, part in zip(ids, append.parts, strict=True)]
+                ids, self._state.durability, segment = await self._database.append(self._state.replica, append)
+                parts = zip(ids, append.parts, strict=True)
+                rows = [self._row(append, number, part, segment) for number, part in parts]
                 break
             except OutboxUnavailable as error:
                 if isinstance(error, OutboxLost) or self._is_closing:
@@ -227,13 +228,10 @@ class Appending:
             break
         raise error
 
-    def _row(self, append: AppendTransaction, number: int, part: NewPart) -> CommitRow:
+    def _row(self, append: AppendTransaction, number: int, part: NewPart, segment: int | None) -> CommitRow:
+        head = (self._state.replica, number, append.at_ms, False, append.accepted, append.requeued)
         sizes = array("I", map(len, part.bodies))
-        totals = (append.accepted, append.requeued)
-        ids = b"".join(part.ids)
-        return CommitRow(
-            self._state.replica, number, append.at_ms, False, *totals, part.queue_ids, sizes, ids, part.checks
-        )
+        return CommitRow(*head, part.queue_ids, sizes, b"".join(part.ids), part.checks, segment)
 
     def _fail_late(self, appends: Sequence[WaitingAppend], error: OutboxUnavailable) -> None:
         """Let callers wait no longer than `_CALLER_WAIT_MS`. Their events may be stored."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from relay.outbox.engine.dedupe_window import ID_BYTES, split_ids
 from relay.outbox.postgres.database import POSITION_BITS, CommitRow, Mark, Why
@@ -121,12 +121,16 @@ class Commits:
             last[replica] = max(seq, last.get(replica, 0))
         return last
 
-    def prune(self, first_ids: Mapping[int, int]) -> None:
-        """Forget rows that were deleted from the database and are not in the dedupe window."""
+    def oldest_in_window(self) -> int:
+        """Return the id of the oldest row with an id in the dedupe window, of the newest row if the window is empty."""
+        return self._latest[0] >> POSITION_BITS if self._latest else max(self.rows, default=0)
+
+    def prune(self, before_id: int, kept: Collection[int]) -> None:
+        """Forget rows below an id that the database deleted (`kept`: it did not) and that are not in the window."""
         gone = [
             number
             for number, row in self.rows.items()
-            if number < first_ids.get(row.replica, 0) and number not in self._in_window and self.is_polled(row)
+            if number < before_id and number not in self._in_window and number not in kept and self.is_polled(row)
         ]
         for number in gone:
             row = self.rows.pop(number)

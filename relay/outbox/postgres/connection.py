@@ -2,7 +2,7 @@
 
 Rules: a statement is never cancelled, because a commit that waits for its synchronous standby would then be
 acknowledged without it. It runs in a task of its own; a caller that is cancelled abandons it. If it takes longer than
-`outbox.timeout`, the socket is closed, and its outcome is unknown. The driver repeats a malformed URL with its
+the session's timeout, the socket is closed, and its outcome is unknown. The driver repeats a malformed URL with its
 password in its error, which is therefore never shown.
 """
 
@@ -55,10 +55,23 @@ def url_problem(url: Secret | None) -> str | None:
     return None
 
 
+async def rows(connection: Connection, statement: str, values: Any = None) -> list[tuple[Any, ...]]:
+    cursor = await connection.execute(statement.encode(), values, binary=True)
+    found: list[tuple[Any, ...]] = await cursor.fetchall()
+    return found
+
+
+async def row(connection: Connection, statement: str, values: Any = None) -> tuple[Any, ...]:
+    (found,) = await rows(connection, statement, values)
+    return found
+
+
 class Session:
     """One connection for one kind of statements."""
 
-    def __init__(self, settings: OutboxSettings, role: str, tasks: Tasks) -> None:
+    def __init__(self, settings: OutboxSettings, role: str, tasks: Tasks, timeout_ms: int = 0) -> None:
+        """`timeout_ms`: longest time of a statement, outbox.timeout if it is longer."""
+        self._timeout_ms = max(timeout_ms, settings.timeout_ms)
         name = f"relay {settings.replica_name} {role}"
         self._parameters = {"connect_timeout": _CONNECT_S, **parse_url(settings.url), "application_name": name}
         self._settings = settings
@@ -101,7 +114,7 @@ class Session:
             return await work(connection)
 
         statement = self._tasks.start("statement", worked())
-        await asyncio.wait({statement}, timeout=self._settings.timeout_ms / 1000)
+        await asyncio.wait({statement}, timeout=self._timeout_ms / 1000)
         if not statement.done():
             _shut_down(connection)
             await asyncio.wait({statement})

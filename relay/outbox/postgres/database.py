@@ -57,6 +57,8 @@ class CommitRow(NamedTuple):
     ids: bytes
     """The event ids, 16 bytes each."""
     checks: array[int]
+    segment: int | None
+    """Where the database stored the bodies, as a hint."""
 
     def seq(self, at: int) -> int:
         """Return the seq of the event with this index."""
@@ -89,6 +91,7 @@ class Appended(NamedTuple):
     ids: Sequence[int]
     """The id of each part's commit row."""
     durability: Durability
+    segment: int | None
 
 
 class RequeueTransaction(NamedTuple):
@@ -126,6 +129,8 @@ class SettledQueue(NamedTuple):
     """By appending replica: the events of the queue are done up to this seq. Other cursors stay as they are."""
     window: bytes
     monotonic_ms: int
+    has_many_cursors: bool
+    """Whether cursors of removed replicas are to be removed."""
 
 
 class DeadRow(NamedTuple):
@@ -173,10 +178,8 @@ class Move(NamedTuple):
     settled: Sequence[SettledQueue]
     dead_rows: Sequence[DeadRow]
     marks: Sequence[Mark]
-    deleted: Sequence[int]
-    """Seqs of the events whose rows are deleted, after the dead letters were copied from them."""
-    reads: Sequence[int]
-    """Seqs of the events whose bodies are read."""
+    reads: Mapping[int, int | None]
+    """Seqs of the events whose bodies are read, with their segments."""
     forgotten: Sequence[int]
     """Ids of device queues that a later holder need not restore."""
     ended: Sequence[EndedRequest]
@@ -249,10 +252,8 @@ class View(NamedTuple):
     """Replicas that are not fenced, this one included."""
     holders: Mapping[int, int]
     """The replica that holds each leased queue group."""
-    first_ids: Mapping[int, int]
-    """By replica: its oldest commit row."""
     appended: Mapping[int, AppendTotals]
-    """Totals by replica, of dead ones too."""
+    """Totals by replica, of dead ones too. Those of removed replicas are replica 0's."""
     moved: Mapping[int, ForwardTotals]
     letters: Letters
     outbox_ms: int
@@ -312,10 +313,14 @@ class SharedDatabase(Protocol):
         """Delete dead letters. Return their number and the bytes of their bodies."""
 
     async def clean(self, keep_ids: int) -> None:
-        """Delete commit rows without events that are older than the last `keep_ids` event ids, and their marks.
+        """Delete events that are done, and commit rows without events that are older than the last `keep_ids` ids.
 
-        Owed requests of replicas that were fenced a day ago are over.
+        Fenced replicas without commit rows and owed requests are removed. Owed requests of replicas that were fenced a
+        day ago are over.
         """
+
+    async def kept_commits(self, before_id: int) -> Sequence[int]:
+        """Return the ids of the commit rows below an id that still exist."""
 
     async def leave(self, replica: int, anchor: Anchor) -> None:
         """Release all queue groups of the replica, and fence it. Its owed requests are over."""

@@ -10,22 +10,22 @@ from uuid import UUID
 from relay.outbox import DeadLetter, Selection
 from relay.outbox.engine.dead_letter_shares import DeadLetterShares
 from relay.outbox.postgres import sql
-from relay.outbox.postgres.connection import Connection
+from relay.outbox.postgres.connection import Connection, rows
 from relay.outbox.postgres.database import Letters, Move, Moved
 from relay.runtime.clock import rfc3339
 
 
-async def execute_move(connection: Connection, replica: int, move: Move) -> Moved:
+async def execute_move(connection: Connection, segment: int, replica: int, move: Move) -> Moved:
     """Execute all parts of a forward transaction, after its fence was checked."""
     async with connection.cursor(binary=True) as cursor:
-        await cursor.execute(sql.ADD_MOVE, (replica, move.number, *move.totals))
-        await cursor.execute(sql.DELETE_MOVES, (replica, move.number))
+        await cursor.execute(sql.ADD_MOVE.format(k=segment).encode(), (replica, move.number, *move.totals))
         for each in move.journals:
             head = (each.window, each.monotonic_ms, replica, each.request, each.ordinal)
             values = (*head, _json(each.flight), each.shift_ms, each.omitted, each.queue_id)
             await cursor.execute(sql.JOURNAL, values)
         for queue in move.settled:
-            await cursor.execute(sql.SETTLE, (_json(queue.cursors), queue.window, queue.monotonic_ms, queue.queue_id))
+            cursors = (queue.has_many_cursors, _json(queue.cursors))
+            await cursor.execute(sql.SETTLE, (*cursors, queue.window, queue.monotonic_ms, queue.queue_id))
         for row in move.dead_rows:
             letter = (row.queue_id, row.event_id, *row.key, *row.dead, move.dead_at_ms)
             await cursor.execute(sql.BURY, (*letter, row.seq))
@@ -35,18 +35,24 @@ async def execute_move(connection: Connection, replica: int, move: Move) -> Move
         if move.marks:
             seqs, queue_ids, why = map(list, zip(*move.marks, strict=True))
             await cursor.execute(sql.MARK, (seqs, queue_ids, why))
-        if move.deleted:
-            await cursor.execute(sql.DELETE_EVENTS, (list(move.deleted),))
         if move.forgotten:
             await cursor.execute(sql.FORGET, (list(move.forgotten),))
         for ended in move.ended:
             await cursor.execute(sql.DELETE_OWED, (ended.queue_id, ended.replica))
             await cursor.execute(sql.SET_WINDOW, (ended.window, ended.monotonic_ms, ended.queue_id))
-        bodies: dict[int, tuple[int, bytes]] = {}
-        if move.reads:
-            await cursor.execute(sql.READ_BODIES, (list(move.reads),))
-            bodies = {seq: (crc, body) for seq, crc, body in await cursor.fetchall()}
-    return Moved(bodies, letters, discarded)
+    return Moved(await _read_bodies(connection, move.reads), letters, discarded)
+
+
+async def _read_bodies(connection: Connection, reads: Mapping[int, int | None]) -> dict[int, tuple[int, bytes]]:
+    """Read each event from the table to which it was added, and from any table if the cleanup has moved it."""
+    bodies: dict[int, tuple[int, bytes]] = {}
+    tables = [f"log_{segment}" for segment in {*reads.values()} - {None}]
+    for table in (*tables, "log"):
+        seqs = [seq for seq, segment in reads.items() if seq not in bodies and table in ("log", f"log_{segment}")]
+        if seqs:
+            for seq, crc, body in await rows(connection, sql.READ_BODIES.format(table=table), (seqs,)):
+                bodies[seq] = crc, body
+    return bodies
 
 
 async def _limit_letters(connection: Connection, move: Move) -> tuple[Letters, int]:

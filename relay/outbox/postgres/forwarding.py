@@ -87,7 +87,7 @@ class Forwarding:
             try:
                 if attempt and await self._database.last_move(self._state.replica) >= move.number:
                     # It was committed, but its results are lost: read the bodies again.
-                    again = Move(move.number + 1, *move[1:5], (), (), (), (), (), move.reads, (), ())
+                    again = Move(move.number + 1, *move[1:5], (), (), (), (), move.reads, (), ())
                     moved = await self._database.move(self._state.replica, again)
                     self._number = again.number
                     return moved

@@ -33,6 +33,9 @@ from relay.runtime.metrics import Metrics
 
 T = TypeVar("T")
 
+_MANY_CURSORS = 16
+"""With more cursors in a device queue, those of removed replicas are removed."""
+
 
 class MoveDraft:
     """The plan of the next forward transaction."""
@@ -47,8 +50,7 @@ class MoveDraft:
         self.settled: list[SettledQueue] = []
         self.dead_rows: list[DeadRow] = []
         self.marks: list[Mark] = []
-        self.deleted: list[int] = []
-        self.reads: list[int] = []
+        self.reads: dict[int, int | None] = {}
         self.forgotten: list[int] = []
         self.ended: list[EndedRequest] = []
         self._number = number
@@ -84,7 +86,6 @@ class MoveDraft:
             self.settled,
             self.dead_rows,
             self.marks,
-            self.deleted,
             self.reads,
             self.forgotten,
             self.ended,
@@ -155,7 +156,7 @@ class ClaimCall(MoveCall[Sequence[Claimed]]):
             here = self._omitted[queue_id] = {seq: omitted[seq] for seq in seqs if seq in omitted}
             entry = (self._request, ordinal, flight, shift, packed(here))
             draft.journals.append(Journal(queue_id, window, now, *entry))
-            draft.reads += [seq for seq in seqs if seq not in here]
+            draft.reads |= {seq: state.commits.row_of(seq).segment for seq in seqs if seq not in here}
 
     def apply(self, state: ReplicaState, moved: Moved) -> Sequence[Claimed]:
         claimed = []
@@ -216,10 +217,10 @@ class SettleCall(MoveCall[None]):
                 else:  # An event before them stays pending.
                     draft.marks += [Mark(seq, queue_id, "delivered") for seq in done]
             bury(draft, queue_id, why_dead)
-            draft.deleted += done
             draft.count(delivered=len(done))
             self._cursors[queue_id] = cursors
-            draft.settled.append(SettledQueue(queue_id, cursors, window, draft.clock.monotonic_ms()))
+            has_many = len(queue.cursors) > _MANY_CURSORS
+            draft.settled.append(SettledQueue(queue_id, cursors, window, draft.clock.monotonic_ms(), has_many))
 
     def apply(self, state: ReplicaState, moved: Moved) -> None:
         for queue_id, *_ in self._settled:
@@ -255,7 +256,7 @@ class BuryCall(MoveCall[None]):
             queue = draft.state.queues[queue_id]
             if queue.in_flight is None:
                 now = draft.clock.monotonic_ms()
-                draft.settled.append(SettledQueue(queue_id, {}, self._windows[queue_id], now))
+                draft.settled.append(SettledQueue(queue_id, {}, self._windows[queue_id], now, False))
 
     def apply(self, state: ReplicaState, moved: Moved) -> None:
         for queue_id, seqs in self._corrupt.items():
@@ -287,7 +288,6 @@ class RemoveCall(MoveCall[int]):
             }
             self._marks = [mark for mark in self._marks if mark.seq in removable]
         draft.marks += self._marks
-        draft.deleted += [mark.seq for mark in self._marks]
         draft.count(dropped=len(self._marks) * is_drop, duplicates=len(self._marks) * (not is_drop))
 
     def apply(self, state: ReplicaState, moved: Moved) -> int:
@@ -339,5 +339,4 @@ def bury(draft: MoveDraft, queue_id: int, dead: Mapping[int, Dead]) -> None:
     for seq, why in dead.items():
         draft.dead_rows.append(DeadRow(seq, queue_id, state.queues[queue_id].key, state.commits.event_id(seq), why))
         draft.marks.append(Mark(seq, queue_id, "dead"))
-    draft.deleted += dead
     draft.count(dead_lettered=len(dead))

@@ -107,6 +107,7 @@ class SharedOutbox:
             ("forward", parts.forwarding.run()),
             ("poll", parts.watching.run()),
             ("beat", parts.watching.pace()),
+            ("cleanup", parts.watching.clean()),
         ):
             parts.running[name] = self._own_tasks.start(f"outbox {name}", work)
 

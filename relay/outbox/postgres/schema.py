@@ -1,14 +1,25 @@
-"""The tables of the shared outbox, and their migration.
+"""The tables of the shared outbox, and their migrations.
 
 Names of the schema: a slot is a queue group. A row of `commits` describes the events of one append transaction, a row
 of `moves` has the totals of a replica after its last forward transaction.
+
+`log`, `commits` and `moves` are each the parent of a ring of tables (see `ring`): a statement that names a parent reads
+all of them. Relays of schema 1 write into the parents, so that both versions can run at once.
+
+Rule for a migration: relays of the last version run at the same time, so it only adds. `meta.version` is the oldest
+version that can use the tables, `meta.migrated` the number of executed migrations.
 """
 
 from __future__ import annotations
 
 VERSION = 1
+"""The latest `meta.version` that this relay can use."""
+RING = 8
+"""Number of tables of a ring."""
+RINGS = {"log": "seq", "commits": "replica, id", "moves": "replica, n"}
+"""Primary key by parent."""
 
-TABLES = (
+_FIRST = (
     "CREATE TABLE IF NOT EXISTS meta(one bool PRIMARY KEY DEFAULT true CHECK (one), version int NOT NULL,"
     " outbox_ms bigint, monotonic_ms bigint, wall_ms bigint, boot_id text, boot_from_ms bigint NOT NULL DEFAULT 0)",
     "CREATE TABLE IF NOT EXISTS replicas(replica int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL,"
@@ -39,8 +50,24 @@ TABLES = (
     " queue_id bigint NOT NULL, event_id bytea NOT NULL, tenant_id bigint NOT NULL, platform text NOT NULL,"
     " device_id text NOT NULL, reason text NOT NULL, status int, message text NOT NULL, dead_at_ms bigint NOT NULL,"
     " crc bigint NOT NULL, checked bigint NOT NULL, body bytea NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS dead_letters_event ON dead_letters(event_id)",
     "CREATE SEQUENCE IF NOT EXISTS commit_id",
     "INSERT INTO slots SELECT slot, NULL FROM generate_series(0, 255) slot ON CONFLICT DO NOTHING",
     "INSERT INTO meta(version) VALUES (1) ON CONFLICT DO NOTHING",
 )
+
+_RING = (
+    "CREATE INDEX IF NOT EXISTS dead_letters_event ON dead_letters(event_id)",
+    *(
+        f"CREATE TABLE {parent}_{number}(PRIMARY KEY ({key})) INHERITS ({parent})"
+        " WITH (autovacuum_enabled=false, toast.autovacuum_enabled=false)"
+        for parent, key in RINGS.items()
+        for number in range(RING)
+    ),
+    "ALTER TABLE meta ADD segment int NOT NULL DEFAULT 0",
+    "ALTER TABLE meta ADD segment_from_ms bigint NOT NULL DEFAULT 0",
+    "ALTER TABLE meta ADD migrated int NOT NULL DEFAULT 2",
+)
+
+MIGRATIONS = (_FIRST, _RING)
+MIGRATED = "SELECT coalesce((to_jsonb(meta) ->> 'migrated')::int, 1) FROM meta"
+"""The number of executed migrations of existing tables."""

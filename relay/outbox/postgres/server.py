@@ -1,6 +1,6 @@
 """The transactions of the shared outbox on a PostgreSQL server, see `database`.
 
-Three connections: one for appends, one for forward transactions, and one for everything else.
+Four connections: one for appends, one for forward transactions, one for the cleanup, and one for everything else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from relay.event.reader import DeviceKey
 from relay.outbox import DeadLetter, Durability, OutboxLost, OutboxUnusable, Selection
 from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.postgres import schema, sql
-from relay.outbox.postgres.connection import Connection, Session
+from relay.outbox.postgres.cleanup import clean, segment_bytes
+from relay.outbox.postgres.connection import Connection, Session, row, rows
 from relay.outbox.postgres.database import (
     OWED_MS,
     Appended,
@@ -44,6 +45,9 @@ from relay.outbox.postgres.database import (
 from relay.outbox.postgres.forward_transaction import execute_move, read_letters
 from relay.runtime.tasks import Tasks
 
+_CLEANUP_MS = 600_000
+"""Longest time of a cleanup. Nothing waits for it."""
+
 
 class PostgresServer:
     """See relay.outbox.postgres.database.SharedDatabase."""
@@ -56,12 +60,16 @@ class PostgresServer:
             return Session(settings, role, tasks)
 
         self._append, self._forward, self._watch = session("append"), session("forward"), session("watch")
+        self._cleanup = Session(settings, "cleanup", tasks, _CLEANUP_MS)
+        self._segment_bytes = segment_bytes(settings.max_size_bytes)
+        self._segment = 0
+        """The present segment as of the last beat. An older one is as good."""
 
     def __repr__(self) -> str:
         return f"<PostgresServer {self._watch!r}>"
 
     async def close(self) -> None:
-        for session in (self._append, self._forward, self._watch):
+        for session in (self._append, self._forward, self._watch, self._cleanup):
             await session.close()
 
     # -- life ----------------------------------------------------------------------------------------
@@ -76,28 +84,40 @@ class PostgresServer:
 
     async def _register(self, connection: Connection, name: str) -> Registered:
         async with connection.transaction():
-            if await _row(connection, sql.HAS_TABLES) == (False,):
-                await connection.execute(b'CREATE SCHEMA IF NOT EXISTS "%b"' % self._schema.encode())
-                for statement in schema.TABLES:
-                    await connection.execute(statement.encode())
-            *time, boot_from_ms, version = await _row(connection, sql.TIME)
-            if version > schema.VERSION:
-                raise OutboxUnusable("the database was created by a newer relay: start that version")
-            (live,) = await _row(connection, sql.LIVE)
-            (last_at_ms,) = await _row(connection, sql.LAST_TIME)
-            marks = [Mark(*row) for row in await _rows(connection, sql.MARKS)]
-            (replica,) = await _row(connection, sql.REGISTER, (name,))
+            await self._migrate(connection)
+            *time, boot_from_ms, self._segment = await row(connection, sql.TIME)
+            (live,) = await row(connection, sql.LIVE)
+            (last_at_ms,) = await row(connection, sql.LAST_TIME)
+            marks = [Mark(*mark) for mark in await rows(connection, sql.MARKS)]
+            (replica,) = await row(connection, sql.REGISTER, (name,))
             await connection.execute(sql.ADD_FENCES, (replica, replica))
         anchor = None if time[0] is None else Anchor(*time)
         return Registered(replica, anchor, boot_from_ms, live > 0, last_at_ms, marks)
+
+    async def _migrate(self, connection: Connection) -> None:
+        """Execute the missing migrations. Relays of the last version may run meanwhile."""
+        done = 0
+        if await row(connection, sql.HAS_TABLES) == (False,):
+            await connection.execute(b'CREATE SCHEMA IF NOT EXISTS "%b"' % self._schema.encode())
+        else:
+            (version,) = await row(connection, sql.VERSION)
+            if version > schema.VERSION:
+                raise OutboxUnusable("the database was created by a newer relay: start that version")
+            (done,) = await row(connection, schema.MIGRATED)
+            if done < len(schema.MIGRATIONS):
+                await connection.execute(b"LOCK TABLE meta")
+                (done,) = await row(connection, schema.MIGRATED)
+        for migration in schema.MIGRATIONS[done:]:
+            for statement in migration:
+                await connection.execute(statement.encode())
 
     async def leave(self, replica: int, anchor: Anchor) -> None:
         async def work(connection: Connection) -> None:
             async with connection.transaction():
                 await connection.execute(sql.END_OWED, (replica,))
-                if await _rows(connection, sql.SET_FENCES, (replica,)):
+                if await rows(connection, sql.SET_FENCES, (replica,)):
                     await connection.execute(sql.FREE_SLOTS, (replica,))
-                    (boot_from_ms,) = await _row(connection, "SELECT boot_from_ms FROM meta")
+                    (boot_from_ms,) = await row(connection, "SELECT boot_from_ms FROM meta")
                     await connection.execute(sql.SAVE_TIME, (*anchor, boot_from_ms))
 
         await self._watch.run(work)
@@ -106,12 +126,13 @@ class PostgresServer:
 
     async def append(self, replica: int, append: AppendTransaction) -> Appended:
         async def work(connection: Connection) -> Appended:
+            statement, segment = sql.APPEND.format(k=self._segment), self._segment
             if len(append.parts) == 1:
-                rows = [await _append_part(connection, replica, append, append.parts[0])]
+                parts = [await _append_part(connection, statement, replica, append, append.parts[0])]
             else:
                 async with connection.transaction():
-                    rows = [await _append_part(connection, replica, append, part) for part in append.parts]
-            return Appended([number for number, _ in rows], rows[0][1])
+                    parts = [await _append_part(connection, statement, replica, append, part) for part in append.parts]
+            return Appended([number for number, _ in parts], parts[0][1], segment)
 
         return await self._append.run(work)
 
@@ -119,15 +140,15 @@ class PostgresServer:
         async def work(connection: Connection) -> CommitRow | None:
             async with connection.transaction():
                 await check_fence(connection, sql.FENCE, replica, "append")
-                return await _requeue(connection, replica, requeue)
+                return await _requeue(connection, self._segment, replica, requeue)
 
         return await self._append.run(work)
 
     async def last_append(self, replica: int) -> tuple[int, Sequence[CommitRow]]:
         async def work(connection: Connection) -> tuple[int, Sequence[CommitRow]]:
             await check_fence(connection, sql.FENCE_AND_WAIT, replica, "append")
-            rows = await _rows(connection, sql.LAST_APPEND, {"replica": replica})
-            return (rows[0][0] if rows else 0), [_commit_row(row) for _, *row in rows]
+            found = await rows(connection, sql.LAST_APPEND, {"replica": replica})
+            return (found[0][0] if found else 0), [_commit_row(columns) for _, *columns in found]
 
         return await self._append.run(work)
 
@@ -137,14 +158,14 @@ class PostgresServer:
         async def work(connection: Connection) -> Moved:
             async with connection.transaction():
                 await check_fence(connection, sql.FENCE, replica, "forward")
-                return await execute_move(connection, replica, move)
+                return await execute_move(connection, self._segment, replica, move)
 
         return await self._forward.run(work)
 
     async def last_move(self, replica: int) -> int:
         async def work(connection: Connection) -> int:
             await check_fence(connection, sql.FENCE_AND_WAIT, replica, "forward")
-            (number,) = await _row(connection, sql.LAST_MOVE, (replica,))
+            (number,) = await row(connection, sql.LAST_MOVE, (replica,))
             return int(number)
 
         return await self._forward.run(work)
@@ -154,16 +175,16 @@ class PostgresServer:
     async def poll(self, positions: Mapping[int, int], limit: int) -> Mapping[int, Sequence[CommitRow]]:
         async def work(connection: Connection) -> Mapping[int, Sequence[CommitRow]]:
             streams: dict[int, list[CommitRow]] = {}
-            for row in await _rows(connection, sql.POLL, (list(positions), list(positions.values()), limit)):
-                streams.setdefault(row[0], []).append(_commit_row(row))
+            for found in await rows(connection, sql.POLL, (list(positions), list(positions.values()), limit)):
+                streams.setdefault(found[0], []).append(_commit_row(found))
             return streams
 
         return await self._watch.run(work)
 
     async def queues(self, queue_ids: Sequence[int]) -> Mapping[int, tuple[DeviceKey, Mapping[int, int]]]:
         async def work(connection: Connection) -> Mapping[int, tuple[DeviceKey, Mapping[int, int]]]:
-            rows = await _rows(connection, sql.QUEUES, (list(queue_ids),))
-            return {queue_id: (tuple(key), _seqs(cursors)) for queue_id, *key, cursors in rows}
+            found = await rows(connection, sql.QUEUES, (list(queue_ids),))
+            return {queue_id: (tuple(key), _seqs(cursors)) for queue_id, *key, cursors in found}
 
         return await self._watch.run(work)
 
@@ -174,16 +195,17 @@ class PostgresServer:
                 await connection.execute(sql.BEAT, (beat.events, beat.body_bytes, replica))
                 if beat.anchor is not None:
                     await connection.execute(sql.SAVE_TIME, (*beat.anchor, beat.boot_from_ms))
-            return await _view(connection, replica)
+            view, self._segment = await _view(connection, replica)
+            return view
 
         return await self._watch.run(work)
 
     async def fence(self, replica: int, beat: int) -> bool:
         async def work(connection: Connection) -> bool:
             async with connection.transaction():
-                if not await _rows(connection, sql.LOCK_REPLICA, (replica, beat)):
+                if not await rows(connection, sql.LOCK_REPLICA, (replica, beat)):
                     return False
-                if not await _rows(connection, sql.SET_FENCES, (replica,)):
+                if not await rows(connection, sql.SET_FENCES, (replica,)):
                     return False
                 await connection.execute(sql.OWE, (replica, replica))
                 await connection.execute(sql.FREE_SLOTS, (replica,))
@@ -196,10 +218,10 @@ class PostgresServer:
             async with connection.transaction():
                 await check_fence(connection, sql.FENCE, replica, "forward")
                 slots = {"replica": replica, "slots": list(groups)}
-                claimed = [slot for (slot,) in await _rows(connection, sql.CLAIM_SLOTS, slots)]
-                queues = [_queue(row) for row in await _rows(connection, sql.QUEUES_OF_SLOTS, (claimed,))]
-                marks = [Mark(*row) for row in await _rows(connection, sql.MARKS_OF_SLOTS, (claimed,))]
-                owed = dict(await _rows(connection, sql.OWED_OF_SLOTS, (claimed,)))
+                claimed = [slot for (slot,) in await rows(connection, sql.CLAIM_SLOTS, slots)]
+                queues = [_queue(queue) for queue in await rows(connection, sql.QUEUES_OF_SLOTS, (claimed,))]
+                marks = [Mark(*mark) for mark in await rows(connection, sql.MARKS_OF_SLOTS, (claimed,))]
+                owed = dict(await rows(connection, sql.OWED_OF_SLOTS, (claimed,)))
             return Grant(claimed, queues, marks, owed)
 
         return await self._watch.run(work)
@@ -214,10 +236,16 @@ class PostgresServer:
 
     async def clean(self, keep_ids: int) -> None:
         async def work(connection: Connection) -> None:
-            await connection.execute(sql.CLEAN, (keep_ids,))
             await connection.execute(sql.END_OLD_OWED, (OWED_MS,))
+            await clean(connection, self._segment_bytes, keep_ids)
 
-        await self._watch.run(work)
+        await self._cleanup.run(work)
+
+    async def kept_commits(self, before_id: int) -> Sequence[int]:
+        async def work(connection: Connection) -> Sequence[int]:
+            return [number for (number,) in await rows(connection, sql.KEPT_COMMITS, (before_id,))]
+
+        return await self._watch.run(work)
 
     # -- dead letters --------------------------------------------------------------------------------
 
@@ -229,30 +257,19 @@ class PostgresServer:
             async with connection.transaction():
                 letters = await read_letters(connection, selection, limit, 0)
                 ids = [letter.id for letter in letters]
-                sizes = [size for (size,) in await _rows(connection, sql.DELETE_LETTERS, (ids,))]
+                sizes = [size for (size,) in await rows(connection, sql.DELETE_LETTERS, (ids,))]
             return len(sizes), sum(sizes)
 
         return await self._watch.run(work)
 
 
 async def check_fence(connection: Connection, statement: str, replica: int, role: str) -> None:
-    if not await _rows(connection, statement, (replica, role)):
+    if not await rows(connection, statement, (replica, role)):
         raise OutboxLost("another relay has taken over the device queues of this one: it starts again")
 
 
-async def _rows(connection: Connection, statement: str, values: Any = None) -> list[tuple[Any, ...]]:
-    cursor = await connection.execute(statement.encode(), values, binary=True)
-    rows: list[tuple[Any, ...]] = await cursor.fetchall()
-    return rows
-
-
-async def _row(connection: Connection, statement: str, values: Any = None) -> tuple[Any, ...]:
-    (row,) = await _rows(connection, statement, values)
-    return row
-
-
 async def _append_part(
-    connection: Connection, replica: int, append: AppendTransaction, part: NewPart
+    connection: Connection, statement: str, replica: int, append: AppendTransaction, part: NewPart
 ) -> tuple[int, Durability]:
     sizes = [len(body) for body in part.bodies]
     new = [(queue_id, group_of(queue_id), *key) for queue_id, key in append.new_queues]
@@ -279,54 +296,53 @@ async def _append_part(
         "new_platforms": platforms,
         "new_devices": devices,
     }
-    rows = await _rows(connection, sql.APPEND, values)
-    if not rows:
+    found = await rows(connection, statement, values)
+    if not found:
         raise OutboxLost("another relay has taken over the device queues of this one: it starts again")
-    number, durability = rows[0]
+    number, durability = found[0]
     return number, durability
 
 
-async def _requeue(connection: Connection, replica: int, requeue: RequeueTransaction) -> CommitRow | None:
-    letters = sorted(await _rows(connection, sql.REQUEUED, (list(requeue.letter_ids),)))
+async def _requeue(connection: Connection, segment: int, replica: int, requeue: RequeueTransaction) -> CommitRow | None:
+    letters = sorted(await rows(connection, sql.REQUEUED, (list(requeue.letter_ids),)))
     if not letters:
         return None
-    (number,) = await _row(connection, "SELECT nextval('commit_id')")
+    (number,) = await row(connection, "SELECT nextval('commit_id')")
     _, queue_ids, event_ids, tenants, platforms, devices, crcs, checks, bodies = zip(*letters, strict=True)
     columns = array("q", queue_ids), array("I", map(len, bodies)), b"".join(event_ids), array("I", checks)
     totals = (requeue.accepted, requeue.requeued + len(letters))
-    row = CommitRow(replica, number, requeue.at_ms, True, totals[0], totals[1], *columns)
-    packed = (row.queue_ids.tobytes(), row.sizes.tobytes(), row.ids, row.checks.tobytes())
-    await connection.execute(sql.ADD_COMMIT, (replica, number, requeue.number, *totals, requeue.at_ms, *packed))
+    commit = CommitRow(replica, number, requeue.at_ms, True, totals[0], totals[1], *columns, segment)
+    packed = (commit.queue_ids.tobytes(), commit.sizes.tobytes(), commit.ids, commit.checks.tobytes())
+    add_commit, add_event = sql.ADD_COMMIT.format(k=segment), sql.ADD_EVENT.format(k=segment)
+    await connection.execute(add_commit.encode(), (replica, number, requeue.number, *totals, requeue.at_ms, *packed))
     for queue_id, *key in sorted({*zip(queue_ids, tenants, platforms, devices, strict=True)}):
         await connection.execute(sql.ADD_QUEUE, (queue_id, group_of(queue_id), *key))
     events = zip(queue_ids, event_ids, crcs, checks, bodies, strict=True)
     async with connection.cursor() as cursor:
-        await cursor.executemany(sql.ADD_EVENT, [(row.seq(at), *event) for at, event in enumerate(events)])
-    return row
+        await cursor.executemany(add_event.encode(), [(commit.seq(at), *event) for at, event in enumerate(events)])
+    return commit
 
 
-def _commit_row(row: Sequence[Any]) -> CommitRow:
-    queue_ids, sizes, ids, checks = row[6:]
-    columns = array("q", queue_ids), array("I", sizes), ids, array("I", checks)
-    replica, number, at_ms, is_requeue, accepted, requeued = row[:6]
-    return CommitRow(replica, number, at_ms, is_requeue, accepted, requeued, *columns)
+def _commit_row(columns: Sequence[Any]) -> CommitRow:
+    replica, number, at_ms, is_requeue, accepted, requeued, queue_ids, sizes, ids, checks, segment = columns
+    packed = array("q", queue_ids), array("I", sizes), ids, array("I", checks)
+    return CommitRow(replica, number, at_ms, is_requeue, accepted, requeued, *packed, segment)
 
 
-async def _view(connection: Connection, replica_of_view: int) -> View:
-    replicas, first_ids, appended, moved = [], {}, {}, {}
-    for replica, name, beat, events, body_bytes, fenced, accepted, requeued, first, *totals in await _rows(
+async def _view(connection: Connection, replica_of_view: int) -> tuple[View, int]:
+    """Return what a replica knows of the others, and the present segment."""
+    replicas, appended, moved = [], {}, {}
+    for replica, name, beat, events, body_bytes, fenced, accepted, requeued, *totals in await rows(
         connection, sql.VIEW
     ):
         if not fenced:
             replicas.append(LiveReplica(replica, name, beat, events, body_bytes))
-        if first is not None:
-            first_ids[replica] = first
         appended[replica], moved[replica] = AppendTotals(accepted, requeued), ForwardTotals(*totals)
-    holders = dict(await _rows(connection, sql.HOLDERS))
-    letters = Letters(*(await _row(connection, sql.LETTER_TOTALS)))
-    outbox_ms, durability = await _row(connection, sql.STATE)
-    ended = [(queue_id, fenced) for queue_id, fenced in await _rows(connection, sql.ENDED, (replica_of_view,))]
-    return View(replicas, holders, first_ids, appended, moved, letters, outbox_ms, ended, durability)
+    holders = dict(await rows(connection, sql.HOLDERS))
+    letters = Letters(*(await row(connection, sql.LETTER_TOTALS)))
+    outbox_ms, durability, segment = await row(connection, sql.STATE)
+    ended = [(queue_id, fenced) for queue_id, fenced in await rows(connection, sql.ENDED, (replica_of_view,))]
+    return View(replicas, holders, appended, moved, letters, outbox_ms, ended, durability), segment
 
 
 def _seqs(stored: Mapping[str, int]) -> dict[int, int]:
@@ -334,8 +350,8 @@ def _seqs(stored: Mapping[str, int]) -> dict[int, int]:
     return {int(replica): seq for replica, seq in stored.items()}
 
 
-def _queue(row: tuple[Any, ...]) -> SharedQueue:
-    queue_id, tenant_id, platform, device_id, cursors, window, monotonic_ms, *journal, is_forgotten = row
+def _queue(columns: tuple[Any, ...]) -> SharedQueue:
+    queue_id, tenant_id, platform, device_id, cursors, window, monotonic_ms, *journal, is_forgotten = columns
     request, ordinal, flight, shift_ms, omitted = journal
     entry = None
     if flight is not None:

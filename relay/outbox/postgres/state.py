@@ -46,7 +46,7 @@ from relay.runtime.clock import Clock
 
 ROW_BYTES = 120
 """Size of a stored event without its body."""
-_NO_VIEW = View((), {}, {}, {}, {}, Letters(), 0, (), "normal")
+_NO_VIEW = View((), {}, {}, {}, Letters(), 0, (), "normal")
 
 
 class ReplicaState:
@@ -193,7 +193,6 @@ class ReplicaState:
             clock = self._clock
             now = Anchor(view.outbox_ms, clock.monotonic_ms(), clock.wall_ms(), clock.boot_id)
             self._time = OutboxTime(clock, now)
-        self.commits.prune(view.first_ids)
 
     def take_ended(self) -> list[tuple[int, int]]:
         """Return the owed requests that are over and were not returned before, and are in groups that stay here."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -28,8 +29,7 @@ _POLL_S = 0.1
 _MAX_BEAT_S = 1.0
 _BEATS_IN_LEASE = 5
 _POLL_ROWS = 50
-_CLEAN_EVERY = 30
-"""Number of beats between two cleanups by the holder of the first queue group."""
+_CLEAN_S = 10.0
 
 _log = structlog.get_logger("relay.outbox")
 
@@ -97,6 +97,17 @@ class DatabaseWatch:
             if not self._is_poll_due:
                 await self._bell.wait(_POLL_S)
 
+    async def clean(self) -> None:
+        """Clean the database from time to time, if this replica holds the first queue group. Never returns."""
+        state = self._state
+        while True:
+            await asyncio.sleep(_CLEAN_S)
+            with suppress(OutboxUnavailable):  # `run` reports it.
+                if 0 in state.groups:
+                    await self._database.clean(state.settings.dedupe_window)
+                before_id = state.commits.oldest_in_window()
+                state.commits.prune(before_id, {*await self._database.kept_commits(before_id)})
+
     # -- discovery -----------------------------------------------------------------------------------
 
     async def poll(self) -> None:
@@ -138,8 +149,6 @@ class DatabaseWatch:
         self._end_owed()
         await self._fence_silent(view)
         await self._exchange_groups(view)
-        if self._beats % _CLEAN_EVERY == 0 and 0 in state.groups:
-            await self._database.clean(state.settings.dedupe_window)
 
     def _end_owed(self) -> None:
         """Free the rate slots of owed requests that are over."""

@@ -13,7 +13,7 @@ def row(number: int, replica: int = 1, *ids: int, is_requeue: bool = False) -> C
     columns = array("q", [7] * len(names)), array("I", [10] * len(names))
     packed = b"".join(name.to_bytes(16) for name in names)
     checks = array("I", names)
-    return CommitRow(replica, number, 0, is_requeue, 0, 0, *columns, packed, checks)
+    return CommitRow(replica, number, 0, is_requeue, 0, 0, *columns, packed, checks, None)
 
 
 def name(number: int) -> bytes:
@@ -65,14 +65,14 @@ def test_rows_are_pruned_when_they_are_deleted_and_outside_the_window() -> None:
     for number in (1, 2, 3):
         commits.add(row(number))
         commits.polled(row(number))
-    commits.prune({1: 2})
-    assert set(commits.rows) == {2, 3}
-    commits.prune({})
-    assert set(commits.rows) == {2, 3}
+    commits.prune(3, {1})
+    assert set(commits.rows) == {1, 3}
+    commits.prune(commits.oldest_in_window(), ())
+    assert set(commits.rows) == {3}
 
 
 def test_a_row_that_was_not_polled_is_not_pruned() -> None:
     commits = Commits(0)
     commits.add(row(1))
-    commits.prune({1: 9})
+    commits.prune(9, ())
     assert set(commits.rows) == {1}
