@@ -22,6 +22,12 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "relay fenced that waits to connect again",
+        "G4",
+        "tests/simulation/test_shared_scenarios.py::test_no_relay_is_fenced_when_the_database_returns",
+        (f"{SHARED}/reconnect.py", "min(_MAX_MS, lease_ms // 2)", "_MAX_MS"),
+    ),
+    mutant(
         "moved event not found",
         "G1",
         f"{RING}::test_a_claimed_event_is_found_after_it_was_moved",

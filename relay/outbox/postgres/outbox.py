@@ -91,7 +91,7 @@ class SharedOutbox:
         return parts
 
     async def _register_later(self, error: OutboxUnavailable) -> ReplicaParts:
-        reconnect, attempt = Reconnect(self._clock, self._settings.timeout_ms), 0
+        reconnect, attempt = Reconnect(self._clock, self._settings.timeout_ms, self._settings.lease_ms), 0
         while True:
             await reconnect.wait(attempt, error)
             attempt += 1
@@ -341,7 +341,7 @@ class ReplicaParts:
         make_room: Callable[[int], Awaitable[OutboxError | None]],
     ) -> None:
         self.state = state
-        self.reconnect = Reconnect(clock, state.settings.timeout_ms)
+        self.reconnect = Reconnect(clock, state.settings.timeout_ms, state.settings.lease_ms)
         self.conflicts = Conflicts(clock, metrics)
         self.forwarding = Forwarding(database, state, clock, self.reconnect)
         self.watching = DatabaseWatch(database, state, clock, metrics, self.reconnect, self.forwarding)
