@@ -1,4 +1,4 @@
-"""Locked dependencies are available with their hashes for the other architectures of the image besides amd64."""
+"""Locked dependencies are available with their hashes for other machines than Linux on amd64."""
 
 from __future__ import annotations
 
@@ -12,17 +12,26 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "requirements.lock").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-COMPILED = {"aarch64": set[str](), "armv7l": {"msgspec"}}
+GLIBC = ("manylinux2014", "manylinux_2_28", "manylinux_2_31")
+MACOS = ("macosx_10_9", "macosx_10_13", "macosx_11_0", "macosx_12_0")
+TAGS = {
+    "aarch64": [f"{glibc}_aarch64" for glibc in GLIBC],
+    "armv7l": [f"{glibc}_armv7l" for glibc in GLIBC],
+    "macOS arm64": [f"{macos}_{cpu}" for macos in MACOS for cpu in ("arm64", "universal2")],
+    "macOS x86_64": [f"{macos}_{cpu}" for macos in MACOS for cpu in ("x86_64", "universal2")],
+}
+"""Tags of the wheels that fit a machine."""
+COMPILED = {"armv7l": {"msgspec"}}
 """Dependencies without a wheel, by machine. The first stage of the image has a compiler on armv7l."""
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("machine", COMPILED)
+@pytest.mark.parametrize("machine", TAGS)
 def test_every_dependency_has_a_wheel_or_is_compiled(machine: str, tmp_path: Path) -> None:
     [python] = re.findall(r"^ARG PYTHON=python:([0-9.]+)-slim$", DOCKERFILE, re.MULTILINE)
-    wanted = {name: block for name, block in locked(machine).items() if name not in COMPILED[machine]}
+    wanted = {name: block for name, block in locked(machine).items() if name not in COMPILED.get(machine, ())}
     (tmp_path / "wheels.lock").write_text("\n".join(wanted.values()))
-    platforms = [f"--platform={glibc}_{machine}" for glibc in ("manylinux2014", "manylinux_2_28", "manylinux_2_31")]
+    platforms = [f"--platform={tag}" for tag in TAGS[machine]]
 
     done = subprocess.run(
         [

@@ -27,6 +27,28 @@ MUTANTS = (
         (f"{SQLITE}/connection.py", 'f"synchronous={durability}"', '"synchronous=NORMAL"'),
     ),
     mutant(
+        "macOS keeps a commit in the cache of the drive",
+        "G1",
+        "tests/unit/outbox/sqlite/test_files.py::test_sqlite_empties_the_cache_of_the_drive_on_macos",
+        (f"{SQLITE}/connection.py", '"fullfsync=1"', '"fullfsync=0"'),
+    ),
+    mutant(
+        "an fsync hides the failed flush of the drive",
+        "G1",
+        "tests/unit/runtime/test_flush.py::test_a_failing_disk_is_an_error",
+        ("relay/runtime/flush.py", "error.errno != errno.ENOTSUP", "error.errno == errno.EBADF"),
+    ),
+    mutant(
+        "a Linux option is set on other systems",
+        "G9",
+        "tests/unit/ingest/udp/test_sockets.py::TestOtherSystems::test_no_linux_option_is_set",
+        (
+            "relay/ingest/udp/sockets.py",
+            '    option = socket.SOL_SOCKET, socket.SO_RCVBUF\n    if sys.platform == "linux":',
+            '    option = socket.SOL_SOCKET, socket.SO_RCVBUF\n    if sys.platform != "win32":',
+        ),
+    ),
+    mutant(
         "synchronous=NORMAL, by a power cut",
         "G1",
         "tests/fault/test_power_cut.py::test_a_power_cut_at_random_instants_loses_nothing",
