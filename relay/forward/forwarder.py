@@ -25,7 +25,7 @@ from functools import partial
 
 import structlog
 
-from relay.forward.lease_bound import post_within_lease
+from relay.forward.lease_bound import LeaseEnded, post_within_lease
 from relay.forward.queue_holder import QueueHolder
 from relay.forward.state_log import StateLog
 from relay.forward.timestamps import corrected_bodies
@@ -58,6 +58,8 @@ log = structlog.get_logger("relay.forward")
 
 _DISK_RETRY_INITIAL_MS = 100
 _DISK_RETRY_MAX_MS = 5_000
+_LEASE_PAUSE_MS = 1_000
+"""Pause of device queues after the end of their lease, in case that it is renewed."""
 _MAINTENANCE_S = 1.0
 _FLUSH_INTERVAL_S = 1.0
 _FORGET_AT_ONCE = 500
@@ -312,8 +314,16 @@ class Forwarder(QueueHolder):
             return
         request = request_body(bodies)
         # An exact request may repeat a request that failed on a closed kept-alive connection. Use a new connection.
-        response = await self._post(send, request, len(bodies), fresh=send.exact)
+        post = partial(self._post, send, request, len(bodies), fresh=send.exact)
+        response = await post_within_lease(self._outbox, self._clock, self._tasks, post)
         now = self._clock.monotonic_ms()
+        if isinstance(response, LeaseEnded):
+            if response.was_sent:
+                self._metrics.upstream_requests.labels("error").inc()
+                self._schedule.count_request(send, now)
+            self._outbox.release(queue_ids, perhaps_delivered=response.was_sent)
+            self._schedule.pause(send, now + _LEASE_PAUSE_MS, now if response.was_sent else None)
+            return
         reply = Reply(
             {part.queue_id: len(part.seqs) for part in claimed},
             len(request),
@@ -357,11 +367,7 @@ class Forwarder(QueueHolder):
         self._metrics.upstream_batch_bytes.observe(len(request))
         origin = self._client.origin(send.tenant_id)
         sent_at = self._clock.monotonic_ms()
-        post = partial(self._client.post, send.tenant_id, request, partial(self._silent, send), fresh=fresh)
-        if self._outbox.send_until_ms() is None:
-            response = await post()
-        else:
-            response = await post_within_lease(self._outbox, self._clock, self._tasks, post)
+        response = await self._client.post(send.tenant_id, request, partial(self._silent, send), fresh=fresh)
         received_at = self._clock.monotonic_ms()
         self._metrics.upstream_request_duration_seconds.observe((received_at - sent_at) / 1000)
         if isinstance(response, NoResponse):

@@ -7,28 +7,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 from relay.outbox import Outbox
 from relay.policy.verdict import NoResponse, UpstreamResponse
 from relay.runtime.clock import Clock
 from relay.runtime.tasks import Tasks
 
-PostResult: TypeAlias = UpstreamResponse | NoResponse
 
-_NOT_SENT = NoResponse("not sent: the lease on the device queue has ended", never_sent=True)
+@dataclass(frozen=True, slots=True)
+class LeaseEnded:
+    """The lease ended before the response. This says nothing about the upstream."""
+
+    was_sent: bool
+    """Whether the request was reset, so that the upstream may have received it."""
+
+
+PostResult = UpstreamResponse | NoResponse | LeaseEnded
 
 
 async def post_within_lease(
-    outbox: Outbox, clock: Clock, tasks: Tasks, post: Callable[[], Coroutine[Any, Any, PostResult]]
+    outbox: Outbox, clock: Clock, tasks: Tasks, post: Callable[[], Coroutine[Any, Any, UpstreamResponse | NoResponse]]
 ) -> PostResult:
     """Return the result of `post`. Reset the request when the lease ends; each renewal extends it."""
+    if outbox.send_until_ms() is None:
+        return await post()
     if _left_ms(outbox, clock) <= 0:
-        return _NOT_SENT
+        return LeaseEnded(was_sent=False)
 
     async def checked() -> PostResult:
         """Look again: there is no await between this look and the first byte."""
-        return await post() if _left_ms(outbox, clock) > 0 else _NOT_SENT
+        return await post() if _left_ms(outbox, clock) > 0 else LeaseEnded(was_sent=False)
 
     request = tasks.start("leased request", checked())
     try:
@@ -37,7 +47,7 @@ async def post_within_lease(
     finally:
         request.cancel()
     await asyncio.wait({request})  # It occupies its rate slot until it is over.
-    return NoResponse("reset: the lease on the device queue has ended") if request.cancelled() else request.result()
+    return LeaseEnded(was_sent=True) if request.cancelled() else request.result()
 
 
 def _left_ms(outbox: Outbox, clock: Clock) -> int:

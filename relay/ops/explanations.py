@@ -76,7 +76,7 @@ def _correction(key: str, source: str) -> str:
 PAUSE_REASONS: Mapping[str, str] = {
     "": "",
     "limit": "has used all requests of the rate window",
-    "outbox": "waits for the outbox's disk",
+    "outbox": "waits for the outbox",
     "backing_off": "is retried after a failure",
     "rate_limited": "waits because the upstream sent 429",
     "unauthorized": "the upstream rejects the key",

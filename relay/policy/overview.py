@@ -58,7 +58,7 @@ class QueueView(NamedTuple):
     paused_until_ms: int | None
     """Earliest time of the next request; None if the device may send now."""
     why: str
-    """Reason of the pause: "limit" (full rate window), "outbox" (failing disk) or an endpoint state; "": no pause."""
+    """Reason of the pause: "limit" (full rate window), "outbox" (prevents requests) or an endpoint state; "": none."""
     is_endpoint_paused: bool = False
     requests: int = 0
     """Occupied rate slots of the rate window."""

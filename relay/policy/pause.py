@@ -11,7 +11,7 @@ class Pause:
 
     until: int
     reason: str = ""
-    """The reason for people: "outbox" (failing disk) or an endpoint state."""
+    """The reason for people: "outbox" (prevents requests) or an endpoint state."""
     requested_until: int = 0
     """End of the part that a server requested; 0: no request. Nothing shortens this part."""
 

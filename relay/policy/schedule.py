@@ -1,12 +1,10 @@
 """Decide which device queue sends which number of events, and when: the only place for rate, fairness and pauses.
 
-`next(now)` returns the next request, or the time to wait for. `responded(...)` returns the outcome of a request for
-its events, updates the state of its device queues and its endpoint, and frees its request slot. `settled(...)` frees
-the device queues after the outcome is stored.
+`next(now)` returns the next request, or the time to wait for. `responded(...)` returns the outcome for its events, and
+frees its request slot. `settled(...)` frees its device queues after the outcome is stored.
 
 Rules:
-- A device queue has at most one request in flight, which contains its first events (G4). Every request occupies a rate
-  slot of each device in it (G5).
+- A device queue has at most one request in flight, its first events (G4), which occupies a rate slot per device (G5).
 - Ready device queues take turns within their class, and so do endpoints (G6). A pause belongs to one of them.
 - Exact requests are sent first in their class: requests in flight at a crash, and the halves of a rejected request.
 """
@@ -214,11 +212,13 @@ class Schedule:
         self._senders[shares[0].queue_id] = endpoint
         return Send(queue.key[0], shares, endpoint.body_size.max_bytes(self.limits.max_body_bytes), chosen.is_exact)
 
-    def pause(self, send: Send, until: int) -> None:
-        """Pause the device queues of a request that was not sent, because the outbox failed. `settled` must follow."""
+    def pause(self, send: Send, until: int, reset_at: int | None = None) -> None:
+        """Pause the device queues of a request that the outbox prevented (None) or reset. `settled` must follow."""
         queues = [(self._queues[share.queue_id], share.max_events) for share in send.shares]
         for queue, _ in queues:
             queue.start_pause(Pause(until, "outbox"))
+            if reset_at is not None:
+                queue.responded(reset_at)
         if send.exact:
             self._queue_exact(queues)
 
@@ -272,7 +272,7 @@ class Schedule:
         return self._empty_batches.answered(send, reply, self.limits, now, u)
 
     def count_request(self, send: Send, now: int) -> None:
-        """Count a request without events before `send`, which belongs to the endpoint and to no device."""
+        """Count a request for the endpoint only: without events before `send`, or `send` itself, which was reset."""
         self.endpoint(send).limit.responded(now)
 
     def settled(self, send: Send, now: int) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,12 +63,22 @@ class Site:
         shared = {"kind": "postgres", "url": self._urls[number], "lease": f"{LEASE_S}s", "timeout": "2s"}
         given = {f"outbox__{name}": value for name, value in shared.items()}
         while True:
-            async with running(settings(self._sandbox.url, directory, **given)) as relay:
+            async with running(settings(self._sandbox.url, directory, upstream__timeout="20s", **given)) as relay:
                 self.relays[number] = relay
                 self.fleet.addresses[number] = relay.http
                 code = await relay.process.wait()
                 self.ends.append((number, code))
                 del self.fleet.addresses[number], self.relays[number]
+
+    async def watch_states(self) -> None:
+        """Check that no relay reports the upstream, which never fails here, as failing."""
+        while True:
+            for relay in list(self.relays.values()):
+                with suppress(OSError, IndexError, ValueError):  # The relay is stopped, or ends.
+                    async with asyncio.timeout(1):
+                        upstreams = (await relay.status())["upstreams"]
+                    assert {each["state"] for each in upstreams} <= {"ok", "untested"}, upstreams
+            await asyncio.sleep(0.1)
 
     def takeovers(self) -> int:
         """Return how often a running relay took over from another one."""
@@ -91,11 +101,12 @@ class Site:
 async def site(sandbox: Sandbox, directory: Path, *urls: str) -> AsyncIterator[Site]:
     made = Site(sandbox, directory, urls)
     async with asyncio.TaskGroup() as group:
-        supervisors = [group.create_task(made.supervise(number)) for number in range(len(urls))]
+        tasks = [group.create_task(made.supervise(number)) for number in range(len(urls))]
         await made.until(lambda: len(made.relays) == len(urls))
+        tasks.append(group.create_task(made.watch_states()))
         yield made
-        for supervisor in supervisors:
-            supervisor.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 async def test_relays_that_stop_and_are_killed(

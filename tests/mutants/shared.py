@@ -115,6 +115,22 @@ MUTANTS = (
         ("relay/forward/lease_bound.py", "return until_ms - clock.monotonic_ms()", "return until_ms"),
     ),
     mutant(
+        "upstream blamed for the end of a lease",
+        "G6",
+        "tests/simulation/test_shared_scenarios.py::test_a_relay_that_loses_its_lease_blames_no_upstream",
+        (
+            "relay/forward/forwarder.py",
+            "        if isinstance(response, LeaseEnded):\n",
+            '        response = NoResponse("") if isinstance(response, LeaseEnded) else response\n        if False:\n',
+        ),
+    ),
+    mutant(
+        "no rate slot for a request that was reset at the end of the lease",
+        "G5",
+        "tests/unit/policy/test_schedule.py::test_a_request_without_its_lease_says_nothing_about_the_upstream",
+        ("relay/policy/schedule.py", "                queue.responded(reset_at)\n", "                pass\n"),
+    ),
+    mutant(
         "relay without the dedupe window of the others",
         "G3",
         f"{CONTRACT}::TestLoad::test_appends_succeed_before_and_during_load",

@@ -124,10 +124,10 @@ MUTANTS = (
         "tests/e2e/test_upstream_trouble.py::test_an_upstream_down_for_a_while_backs_off_and_recovers[503]",
         (
             "relay/forward/forwarder.py",
-            "        response = await self._post(send, request, len(bodies), fresh=send.exact)\n",
-            "        settled = [Settled(n, True, {}, self._schedule.window_of(n, sent_at)) for n in claimed]\n"
-            "        await self._settle(settled)\n"
-            "        response = await self._post(send, request, len(bodies), fresh=send.exact)\n",
+            "        post = partial(self._post, send, request, len(bodies), fresh=send.exact)\n",
+            "        early = [Settled(n, True, {}, self._schedule.window_of(n, chosen_at)) for n in queue_ids]\n"
+            "        await self._settle(send, early)\n"
+            "        post = partial(self._post, send, request, len(bodies), fresh=send.exact)\n",
         ),
         ("relay/forward/forwarder.py", "        if settled:\n", "        if not settled:\n"),
     ),

@@ -202,14 +202,20 @@ class RunningRelay:
         await self.outbox.open()
         self.replica = world.store.next_replica - 1
         client = SimClient(self.replica, self.process, world.upstream, world.watch, world.tasks)
-        schedule = Schedule(SHARED_LIMITS, client.origin)
-        self.forwarder = Forwarder(self.outbox, schedule, client, clock, metrics, self.tasks)
+        self.schedule = Schedule(SHARED_LIMITS, client.origin)
+        self.forwarder = Forwarder(self.outbox, self.schedule, client, clock, metrics, self.tasks)
         self.tasks.start("load and forward", self._forward())
 
     async def _forward(self) -> None:
         await self.outbox.load(self.forwarder)
         self.tasks.start("housekeeping", self.forwarder.maintain())
         await self.forwarder.run()
+
+    def check_states(self) -> None:
+        """Check that the relay blames neither the upstream, which never fails here, nor a device."""
+        now = self.forwarder._clock.monotonic_ms()
+        assert all(endpoint.last_error is None for endpoint in self.schedule.endpoints(now))
+        assert all(queue.why in ("", "limit", "outbox") for queue in self.schedule.queues(100, now).longest_paused)
 
     async def kill(self) -> None:
         """End as kill -9 does: nothing is released, and nothing more reaches the database."""
@@ -291,6 +297,7 @@ class SharedWorld:
         while True:
             await asyncio.sleep(0.2)
             for number, relay in list(self.relays.items()):
+                relay.check_states()
                 if relay.tasks.failure.done():
                     failure = relay.tasks.failure.result()
                     assert "OutboxLost" in str(failure), failure

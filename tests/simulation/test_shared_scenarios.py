@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.shared_world import SharedPlan, SharedWorld
-from tests.simulation.test_shared_swarm import Act, database_down, kill, simulate, stop_before_next_request, terminate
+from tests.simulation.test_shared_swarm import (
+    Act,
+    cut_off,
+    database_down,
+    kill,
+    simulate,
+    stop_before_next_request,
+    terminate,
+)
 from tests.simulation.world import Device
 
 
@@ -45,3 +53,11 @@ def test_a_stopped_relay_hands_over_at_once_and_a_killed_one_after_its_lease() -
         SharedPlan(3, busy(), [(20_000, terminate(0, 1.0)), (30_000, kill(1, 1.0))], duration_ms=40_000), 3
     )
     assert not world.watch.sent_twice or world.restarts == 2
+
+
+def test_a_relay_that_loses_its_lease_blames_no_upstream() -> None:
+    """Its requests are reset at the end of the lease, or not sent. The world checks the states of the endpoints."""
+    cuts = [(at, cut_off(at // 20_000 % 2, 8.0)) for at in range(15_000, 75_000, 20_000)]
+    devices = [Device(number, gap_ms=300, burst=1) for number in range(30)]
+    world = simulate(SharedPlan(2, devices, cuts, duration_ms=80_000, latency_ms=(2_000, 2_900)), 1)
+    assert world.restarts >= 2

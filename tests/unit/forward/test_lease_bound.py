@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from relay.forward.lease_bound import PostResult, post_within_lease
-from relay.policy.verdict import NoResponse, UpstreamResponse
+from relay.forward.lease_bound import LeaseEnded, PostResult, post_within_lease
+from relay.policy.verdict import UpstreamResponse
 from relay.runtime.tasks import Tasks
 
 from tests.contract.boxes import FakeClock
@@ -40,9 +40,14 @@ async def post(outbox: Any, clock: FakeClock, sent: list[str], ends: asyncio.Eve
 
 async def test_no_request_is_sent_after_the_lease() -> None:
     clock, sent = FakeClock(), list[str]()
-    response = await post(Leased(clock.monotonic), clock, sent)
-    assert isinstance(response, NoResponse) and response.never_sent
+    assert await post(Leased(clock.monotonic), clock, sent) == LeaseEnded(was_sent=False)
     assert sent == []
+
+
+async def test_without_leases_a_request_is_sent_at_any_time() -> None:
+    sent = list[str]()
+    assert await post(Leased(None), FakeClock(), sent) == RESPONSE
+    assert sent == ["sent"]
 
 
 async def test_a_request_is_sent_within_the_lease() -> None:
@@ -57,8 +62,7 @@ async def test_a_request_is_reset_when_the_lease_ends() -> None:
     while not sent:
         await asyncio.sleep(0)
     clock.advance(20)
-    response = await running
-    assert isinstance(response, NoResponse) and not response.never_sent
+    assert await running == LeaseEnded(was_sent=True)
     await asyncio.sleep(0)
     assert sent == ["sent", "reset"]
 

@@ -670,6 +670,20 @@ def test_a_pause_for_the_disk_affects_only_the_device_queues_of_the_request() ->
     assert [queues(send) for send in harness.sends()] == [queues(first)]
 
 
+@pytest.mark.parametrize("was_sent", [False, True])
+def test_a_request_without_its_lease_says_nothing_about_the_upstream(was_sent: bool) -> None:
+    """A reset one occupies its rate slot: the upstream may have received it."""
+    harness = Harness()
+    harness.offer(1, 500)
+    (send,) = harness.sends()
+    harness.schedule.pause(send, harness.now + 1_000, harness.now if was_sent else None)
+    harness.schedule.settled(send, harness.now)
+    assert harness.schedule.states()["backing_off"] == 0
+    assert bool(harness.schedule.window_of(1, harness.now)) == was_sent
+    harness.pass_time(1_000)
+    assert harness.sends() == [send]
+
+
 def test_a_pause_for_the_disk_retains_an_exact_request() -> None:
     harness = Harness(mix_devices="always")
     for queue_id in (1, 2, 3):
