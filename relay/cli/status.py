@@ -38,6 +38,8 @@ SHAPE = {
         "oldest_dropped_in_seconds": Optional(float),
         "full_in_seconds": Optional(float),
         "writable": bool,
+        "durability": str,
+        "owed_requests": int,
         "problem": str,
     },
     "tenant_names": Each(str),
@@ -129,7 +131,13 @@ def describe(data: dict[str, Any]) -> str:
         ("dead letters", f"{data['dead_letters']['count']:,}"),
         ("can store events", "yes" if outbox["writable"] else f"NO: {outbox['problem']}"),
         ("outbox", f"{bytes_text(outbox['bytes'])} of {bytes_text(outbox['max_bytes'])}{_full(outbox)}{_free(outbox)}"),
+        ("durability", outbox["durability"]),
         *([("relays", _replicas(data["replicas"]))] if data["replicas"] else []),
+        *(
+            [("rate slots", f"{owed:,} reserved for requests of ended relays")]
+            if (owed := outbox["owed_requests"])
+            else []
+        ),
         ("clock", _clock(data["clock_skew_seconds"])),
         (
             "relay",

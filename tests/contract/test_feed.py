@@ -1,21 +1,26 @@
-"""The engine reports the events that a commit stores or drops, each once."""
+"""Every durable outbox reports the events that a commit stores or drops, each once."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from relay.config import OutboxSettings
 from relay.runtime.event_feed import EventChange
 
-from tests.contract.boxes import DAY_MS, PHONE, TV, Box, DictionaryBox, SqliteBox, close, event_id
+from tests.contract.boxes import DAY_MS, PHONE, TV, Box, DictionaryBox, SharedBox, SqliteBox, close, event_id
 
 
-@pytest.fixture(params=[DictionaryBox, SqliteBox])
+@pytest.fixture(params=[DictionaryBox, SqliteBox, SharedBox, pytest.param("postgres", marks=pytest.mark.slow)])
 async def box(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Box]:
-    make: Callable[[OutboxSettings], Box] = request.param
-    box = await make(OutboxSettings(path=tmp_path / "outbox.db", max_age_ms=DAY_MS)).start()
+    make: Callable[..., Box] = request.param
+    more: dict[str, Any] = {}
+    if request.param == "postgres":
+        more = {"url": request.getfixturevalue("postgres_cluster").create_database()}
+        from tests.contract.postgres_box import PostgresBox as make
+    box = await make(OutboxSettings(path=tmp_path / "outbox.db", max_age_ms=DAY_MS), **more).start()
     yield box
     await close(box)
 

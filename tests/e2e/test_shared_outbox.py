@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from relay.sandbox.faults import Misbehaviour
 
+from tests.e2e.browser import Browser
 from tests.e2e.harness import command, environment, event, running, serving
 
 if TYPE_CHECKING:
@@ -61,3 +62,18 @@ async def test_status_metrics_and_dead_letters(tmp_path: Path, postgres_cluster:
         async with running(envs[1]) as two:
             status = await two.until(lambda status: status["ledger"]["delivered"] == 2)
             assert status["ledger"]["requeued"] == 1
+
+
+async def test_the_page_shows_the_relays(chrome: Browser, tmp_path: Path, postgres_cluster: PostgresCluster) -> None:
+    url, envs = postgres_cluster.create_database(), []
+    async with serving() as sandbox:
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            shared = {"outbox__kind": "postgres", "outbox__url": url, "outbox__replica_name": name}
+            envs.append(environment(sandbox.url, tmp_path / name, **shared))
+        async with running(envs[0]) as one, running(envs[1]):
+            await one.until(lambda status: [each["slots"] > 0 for each in status["replicas"]] == [True, True])
+            await chrome.open(f"http://{one.http}/")
+            relays = "document.querySelector('#relays').innerText"
+            await chrome.until(f"/one \\(this one\\): 0 pending, \\d+ of 256 groups.*; two: 0 pending/.test({relays})")
+            await chrome.until_text("#writable", "yes, durability normal")  # The server of tests has fsync=off.

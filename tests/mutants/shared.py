@@ -28,6 +28,16 @@ MUTANTS = (
         (f"{SHARED}/reconnect.py", "min(_MAX_MS, lease_ms // 2)", "_MAX_MS"),
     ),
     mutant(
+        "stored events of a shared outbox not shown by relay tail",
+        "status",
+        "tests/contract/test_feed.py::test_stored_events_are_reported_after_the_commit_and_duplicates_are_not",
+        (
+            f"{SHARED}/outbox.py",
+            '        self._metrics.feed.changed("stored", (event.body for event in events))\n',
+            "",
+        ),
+    ),
+    mutant(
         "moved event not found",
         "G1",
         f"{RING}::test_a_claimed_event_is_found_after_it_was_moved",

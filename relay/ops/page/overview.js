@@ -79,7 +79,7 @@ function rejections(rejected) {
   setText("rejected", `${each.join(", ")} (since the start; the log has details)`);
 }
 
-function storage({ ledger, outbox, clock_skew_seconds: skew, uptime_seconds: uptime, started_at: started }) {
+function storage({ ledger, outbox, replicas, clock_skew_seconds: skew, uptime_seconds: uptime, started_at: started }) {
   setText("ledger", `${number(ledger.accepted)} accepted + ${number(ledger.requeued)} requeued = `
     + `${number(ledger.delivered)} delivered + ${number(ledger.dead_lettered)} dead-lettered + `
     + `${number(ledger.dropped)} dropped + ${number(ledger.pending)} pending`);
@@ -88,7 +88,11 @@ function storage({ ledger, outbox, clock_skew_seconds: skew, uptime_seconds: upt
   const free = outbox.disk_free_bytes === null ? "" : `; ${bytes(outbox.disk_free_bytes)} free on the disk`;
   setText("disk-text", `${bytes(outbox.bytes)} of ${bytes(outbox.max_bytes)} (${(100 * used).toFixed(1)} %)${free}`);
   setText("forecast", forecast(ledger, outbox));
-  setText("writable", outbox.writable ? "yes" : `no: ${outbox.problem}`);
+  setText("writable", outbox.writable ? `yes, durability ${outbox.durability}` : `no: ${outbox.problem}`);
+  byId("relays-fact").hidden = !replicas.length;
+  const owed = outbox.owed_requests ? [`${number(outbox.owed_requests)} rate slots reserved for requests of ended relays`] : [];
+  setText("relays", [...replicas.map((each) => `${each.name}${each.self ? " (this one)" : ""}: ${number(each.pending)} pending, `
+    + `${each.slots} of 256 groups, seen ${duration(each.beat_age_seconds)} ago`), ...owed].join("; "));
   const off = Math.abs(skew);
   setText("clock", skew === null ? "unknown" : off < 1 ? "same as the upstream’s" : `${duration(off)} ${skew > 0 ? "ahead of" : "behind"} the upstream’s`);
   setText("running", `for ${duration(uptime)}, since ${new Date(started).toLocaleString()}`);

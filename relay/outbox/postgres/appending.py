@@ -55,9 +55,9 @@ class Appending:
         conflicts: Conflicts,
         reconnect: Reconnect,
         make_room: Callable[[int], Awaitable[OutboxError | None]],
-        committed: Callable[[int], None],
+        committed: Callable[[int, Sequence[Event]], None],
     ) -> None:
-        """`committed` is called after each commit with its duration in milliseconds."""
+        """`committed` is called after each commit with its duration in milliseconds and the events that apps sent."""
         self._database = database
         self._state = state
         self._clock = clock
@@ -120,7 +120,7 @@ class Appending:
             fresh, duplicates = self._fresh(appends)
             if fresh:
                 began_ms = self._clock.monotonic_ms()
-                self._add(await self._committed(self._transaction(fresh), appends), began_ms)
+                self._add(await self._committed(self._transaction(fresh), appends), began_ms, fresh)
         except OutboxError as error:
             self._fail(appends, error)
             if isinstance(error, OutboxLost):
@@ -240,13 +240,13 @@ class Appending:
             if now - append.since_ms >= _CALLER_WAIT_MS and not append.result.done():
                 append.result.set_exception(error)
 
-    def _add(self, rows: Sequence[CommitRow], began_ms: int) -> None:
+    def _add(self, rows: Sequence[CommitRow], began_ms: int, events: Sequence[Event]) -> None:
         state = self._state
         for row in rows:
             state.appended = AppendTotals(row.accepted, row.requeued)
             state.commits.unseen[row.id] = row
             state.commits.add(row)
-        self._notify(self._clock.monotonic_ms() - began_ms)
+        self._notify(self._clock.monotonic_ms() - began_ms, events)
 
     async def requeue(self, selection: Selection, limit: int) -> int:
         """Append dead letters again. Return their number."""
@@ -273,6 +273,6 @@ class Appending:
                 check or (self._state.commits.check(known[event_id]) if event_id in known else 0)
                 for event_id, check in zip(split_ids(row.ids), row.checks, strict=True)
             ]
-            self._add([row._replace(checks=array("I", checks))], began_ms)
+            self._add([row._replace(checks=array("I", checks))], began_ms, ())
             self._state.remove_letters(len(row.sizes), sum(row.sizes))
             return len(row.sizes)

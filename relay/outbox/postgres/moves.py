@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+from relay.event.reader import DeviceKey
 from relay.outbox import Claimed, ClaimPart, Dead, DropReason, Settled, Timestamp
 from relay.outbox.engine.checksum import has_inserted_time
 from relay.outbox.engine.stored_queue import Flight, packed
@@ -300,7 +301,13 @@ class RemoveCall(MoveCall[int]):
                 state.changed.add(queue_id)
         if self._reason is not None:
             self._metrics.events_dropped.labels(self._reason).inc(len(self._marks))
+            self._metrics.feed.dropped(self._reason, self._dropped(state))
         return len(self._marks)
+
+    def _dropped(self, state: ReplicaState) -> Iterator[tuple[bytes, DeviceKey]]:
+        for mark in self._marks:
+            if mark.queue_id in state.queues:
+                yield state.commits.event_id(mark.seq), state.queues[mark.queue_id].key
 
 
 class ForgetCall(MoveCall[None]):

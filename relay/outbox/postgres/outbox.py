@@ -349,8 +349,9 @@ class ReplicaParts:
         self.running: dict[str, asyncio.Task[None]] = {}
         self._metrics = metrics
 
-    def _committed(self, duration_ms: int) -> None:
-        """Count a commit of events, and discover them soon."""
+    def _committed(self, duration_ms: int, events: Sequence[Event]) -> None:
+        """Count and report a commit of events, and discover them soon."""
+        self._metrics.feed.changed("stored", (event.body for event in events))
         self._metrics.outbox_commits.inc()
         self._metrics.outbox_commit_duration_seconds.observe(duration_ms / 1000)
         self.watching.ring()

@@ -64,12 +64,16 @@ def test_the_text_begins_with_the_problem_and_the_advice(relay: NotedRelay) -> N
 
 def test_the_text_lists_the_relays_that_share_the_outbox(relay: NotedRelay) -> None:
     replicas = [ReplicaView("box-1", 100, 7, 400, True), ReplicaView("box-2", 156, 1_234, 61_000, False)]
-    relay.outbox.state = relay.outbox.state._replace(replicas=replicas)
+    relay.outbox.state = relay.outbox.state._replace(replicas=replicas, owed=2)
 
+    lines = call("status", environ=relay.environ).stdout.splitlines()
+
+    assert "durability        full" in lines
+    assert "rate slots        2 reserved for requests of ended relays" in lines
     assert (
         "relays            box-1 (this one): 7 pending, 100 of 256 groups, seen 0 s ago; "
         "box-2: 1,234 pending, 156 of 256 groups, seen 1 min 1 s ago"
-    ) in call("status", environ=relay.environ).stdout.splitlines()
+    ) in lines
 
 
 def test_the_text_of_a_new_relay(relay: NotedRelay) -> None:
