@@ -106,3 +106,9 @@ def test_the_netlink_socket_does_not_block_the_relay() -> None:
         pytest.skip("netlink is not permitted here")
     with source:
         assert source.getblocking() is False
+
+
+def test_other_systems_have_no_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FreeBSD has a netlink of its own. Without it, the relay tries at the end of a backoff of at most 15 s."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert open_netlink() is None
