@@ -23,8 +23,8 @@ mutants: .venv/ready-dev ## relays that break one promise each: every one must b
 	$(BIN)/python -m tests.mutants
 
 check: .venv/ready-dev ## format, lint, types, architecture rules, language, quick tests
-	$(BIN)/ruff format --check relay tests bench
-	$(BIN)/ruff check relay tests bench
+	$(BIN)/ruff format --check relay tests bench deploy
+	$(BIN)/ruff check relay tests bench deploy
 	$(BIN)/mypy
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 	$(BIN)/lint-imports
@@ -55,8 +55,8 @@ plots: .venv/ready ## draw what grows, from the newest result of `make bench` (i
 	$(BIN)/python -m bench.plots
 
 format: .venv/ready-dev ## format and sort imports
-	$(BIN)/ruff format relay tests bench
-	$(BIN)/ruff check --fix relay tests bench
+	$(BIN)/ruff format relay tests bench deploy
+	$(BIN)/ruff check --fix relay tests bench deploy
 
 lock: .venv/ready-dev ## write the lock files anew (hashes, no registry addresses)
 	$(BIN)/pip install --quiet pip-tools
