@@ -262,4 +262,4 @@ def linger_end(phase: int, arrived: int, linger_ms: int) -> int:
 
 def phase(key: DeviceKey) -> int:
     """Return the phase of a device, which is the same in every process."""
-    return crc32(key[2].encode("utf-8", "surrogatepass"))
+    return crc32(repr(key).encode("utf-8", "surrogatepass"))

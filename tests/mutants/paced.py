@@ -369,7 +369,7 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_a_site_that_powers_up_together_is_spread_over_the_linger_time",
         (
             "relay/policy/device_queue.py",
-            '    return crc32(key[2].encode("utf-8", "surrogatepass"))\n',
+            '    return crc32(repr(key).encode("utf-8", "surrogatepass"))\n',
             "    return 0\n",
         ),
     ),
