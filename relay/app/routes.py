@@ -10,6 +10,7 @@ from collections.abc import Set
 from dataclasses import replace
 from functools import partial
 
+from relay.app.passed_sockets import PassedSockets
 from relay.config import Settings
 from relay.http import static_files
 from relay.http.guard import HostGuard
@@ -34,16 +35,16 @@ class Routes:
         describe_apps = partial(self._describe, {"events"} if settings.ops.listen else {"events", "operations"})
         self._apps = StaticFiles({CLIENT_PATH: static_files.client, DESCRIPTION_PATH: describe_apps}, self._dispatch)
 
-    def listeners(self, metrics: Metrics, clock: Clock) -> list[Listener]:
+    def listeners(self, metrics: Metrics, clock: Clock, passed: PassedSockets) -> list[Listener]:
         """Return the listeners, not started. A separate listener for operations is last."""
         http, ops = self._settings.http, self._settings.ops
         guard = HostGuard(http.allowed_hosts, http.allowed_origins)
-        apps = Listener(self._apps.handle, http, guard, metrics, clock)
+        apps = Listener(self._apps.handle, http, guard, metrics, clock, passed.http, passed.unix)
         if not ops.listen:
             return [apps]
         own = replace(http, listen=ops.listen, unix_socket="")
         operations = StaticFiles({DESCRIPTION_PATH: partial(self._describe, {"operations"})}, self._ops.handle)
-        return [apps, Listener(operations.handle, own, guard, metrics, clock)]
+        return [apps, Listener(operations.handle, own, guard, metrics, clock, passed.ops)]
 
     def reloaded(self) -> None:
         """Discard the cached descriptions, which contain values of the previous configuration."""

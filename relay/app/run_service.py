@@ -16,8 +16,10 @@ from typing import Any
 
 import structlog
 
-from relay.app import process, signals
-from relay.app.service import Loader, Service, usable
+from relay.app import passed_sockets, process, signals
+from relay.app.checked_settings import usable
+from relay.app.passed_sockets import PassedSockets
+from relay.app.service import Loader, Service
 from relay.app.systemd import Supervisor
 from relay.config import Settings, load, secrets
 from relay.runtime import log
@@ -38,16 +40,18 @@ def main(config_file: Path | None) -> int:
     def load_settings() -> Settings:
         return usable(load(config_file, os.environ))
 
+    passed = passed_sockets.take(os.environ, os.getpid())
     settings = load_settings()
+    passed_sockets.check(passed, settings)
     with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
-        return runner.run(run(settings, load_settings))
+        return runner.run(run(settings, load_settings, passed))
 
 
-async def run(settings: Settings, load_settings: Loader) -> int:
+async def run(settings: Settings, load_settings: Loader, passed: PassedSockets) -> int:
     """Run a relay until a stop signal or a failed task, and return the exit code."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_loop_error)
-    service = Service(settings, load_settings, SystemClock(), Supervisor(os.environ))
+    service = Service(settings, load_settings, SystemClock(), Supervisor(os.environ), passed)
     # Before the log, because the log's thread must inherit the signal mask.
     signals.receive(partial(_on_stop_signal, loop, service))
     metrics = service.metrics

@@ -11,7 +11,8 @@ The relay reports "ready" to the service manager after step 3, because it stores
 the background.
 
 Stop (SIGTERM, SIGINT)
-1. The listeners stop. They store no new events; an app still has its rejected events.
+1. The listeners stop. They store no new events; an app still has its rejected events. Sockets of systemd stay open:
+   the next relay serves their new connections and their datagrams.
 2. The forwarder sends pending events once, within `shutdown.drain`. Requests without a response stay in the journal,
    and the next start sends their events first.
 3. The outbox commits appended events, writes a checkpoint and releases its lock.
@@ -36,16 +37,18 @@ import structlog
 
 from relay import __version__
 from relay.app import installation, signals
+from relay.app.checked_settings import limits, usable
+from relay.app.passed_sockets import PassedSockets
 from relay.app.routes import Routes
 from relay.app.secret_watch import warn_of_exposed, watch_keys, watched_files
 from relay.app.shown_status import create_last_hour, create_status, described
 from relay.app.systemd import Supervisor
-from relay.config import ConfigError, ConfigFault, Settings, changes, diff, needs_restart, secrets, with_changed_files
+from relay.config import ConfigError, Settings, changes, diff, needs_restart, secrets, with_changed_files
 from relay.event.reader import Reader
 from relay.forward.forwarder import Forwarder
 from relay.forward.network_watch import NetworkWatch
 from relay.forward.time_file import TimeFile
-from relay.forward.upstream import UpstreamClient, transport_problem
+from relay.forward.upstream import UpstreamClient
 from relay.http.listener import Listener
 from relay.ingest.events_api import HttpIngest
 from relay.ingest.udp.ingest import UdpIngest
@@ -54,8 +57,7 @@ from relay.ops.live import Live
 from relay.ops.server import Ops
 from relay.ops.tail import Tail
 from relay.outbox import OutboxError, Selection
-from relay.outbox.factory import STORE_VERSION, create_outbox, why_unusable
-from relay.policy.limits import Limits
+from relay.outbox.factory import STORE_VERSION, create_outbox
 from relay.policy.schedule import Schedule
 from relay.runtime import log
 from relay.runtime.address import ListenError
@@ -79,9 +81,17 @@ class Service:
     """One relay: `start`, `wait` for a stop signal or a failed task, `stop`."""
 
     def __init__(
-        self, settings: Settings, load_settings: Loader, clock: Clock, supervisor: Supervisor | None = None
+        self,
+        settings: Settings,
+        load_settings: Loader,
+        clock: Clock,
+        supervisor: Supervisor | None = None,
+        passed: PassedSockets = PassedSockets(),  # noqa: B008 - immutable
     ) -> None:
-        """`load_settings` reads the configuration again; it raises ConfigError. `supervisor` is the service manager."""
+        """`load_settings` reads the configuration again; it raises ConfigError.
+
+        `supervisor` is the service manager, and `passed` are the listening sockets that it passed.
+        """
         self.settings = self._started_with = settings
         self._supervisor = supervisor or Supervisor({})
         # Taken as soon as the files were read, so that a change during the start is detected.
@@ -100,7 +110,10 @@ class Service:
         self._time_file = TimeFile(settings.outbox.path, clock, self._forwarder.true_times.known)
         reader = self._reader(settings)
         self._http = HttpIngest(reader, self.outbox, settings.http, lambda: self.outbox.durability, self.metrics)
-        self._udp = UdpIngest(reader, self.outbox, settings.udp, settings.http.max_body_bytes, self.metrics, clock)
+        self._udp = UdpIngest(
+            reader, self.outbox, settings.udp, settings.http.max_body_bytes, self.metrics, clock, passed.udp
+        )
+        self._systemd_listeners = passed.listeners
         self._history = History(self.outbox, self.metrics, clock, self.schedule.states)
         self._last_hour = create_last_hour(settings, clock, self.metrics, self.outbox)
         status = create_status(
@@ -111,7 +124,7 @@ class Service:
             clock,
             self.metrics,
             settings=lambda: self.settings,
-            addresses=lambda: (self._listeners[0].addresses, self.udp_addresses),
+            addresses=lambda: (self._listeners[0].addresses, self.udp_addresses, self._systemd_listeners),
             clock_skew_ms=lambda: self._forwarder.clock_skew_ms,
         )
         self._live = Live(status, self._history, clock, self.metrics)
@@ -127,7 +140,7 @@ class Service:
             configuration=lambda: described(self.settings),
         )
         self._routes = Routes(settings, self._http, self._ops)
-        self._listeners = self._routes.listeners(self.metrics, clock)
+        self._listeners = self._routes.listeners(self.metrics, clock, passed)
         self._forwarding: asyncio.Task[None] | None = None
         self._loaded = False
         self.metrics.build_info(__version__, platform.python_version(), STORE_VERSION)
@@ -167,6 +180,7 @@ class Service:
             version=__version__,
             http=self.http_addresses,
             udp=self.udp_addresses,
+            from_systemd=self._systemd_listeners,
             upstream=self.settings.upstream.default.url,
             outbox=str(self.settings.outbox.path),
             pending=self.outbox.ledger().pending,
@@ -357,22 +371,6 @@ class Service:
         self.metrics.upstream_in_flight.set(self.schedule.in_flight())
 
 
-def limits(settings: Settings) -> Limits:
-    """Return the limits of the schedule."""
-    return Limits(
-        linger_ms=settings.batch.linger_ms,
-        max_events=settings.batch.max_events,
-        max_body_bytes=settings.batch.max_bytes,
-        mix_devices=settings.batch.mix_devices,
-        window_ms=settings.rate.window_ms,
-        device_per_window=settings.rate.device_per_window,
-        ip_per_window=settings.rate.ip_per_window,
-        retry_initial_ms=settings.retry.initial_ms,
-        retry_max_ms=settings.retry.max_ms,
-        max_in_flight=settings.upstream.max_in_flight,
-    )
-
-
 async def _stop_listener(listener: Listener) -> None:
     with _bug_logged("listener"):
         await listener.stop(_LISTENER_STOP_MS)
@@ -385,12 +383,3 @@ def _bug_logged(step: str) -> Iterator[None]:
         yield
     except Exception as bug:
         _log.error("a step of the stop failed", step=step, exc_info=bug)
-
-
-def usable(settings: Settings) -> Settings:
-    """Return the settings. Raises ConfigError if their certificates and keys, or the outbox, cannot be used."""
-    problems = {"upstream": transport_problem(settings.upstream), "outbox": why_unusable(settings.outbox)}
-    faults = [ConfigFault("", name, "", problem) for name, problem in problems.items() if problem]
-    if faults:
-        raise ConfigError(faults)
-    return settings

@@ -25,10 +25,14 @@ def create_status(
     metrics: Metrics,
     *,
     settings: Callable[[], Settings],
-    addresses: Callable[[], tuple[Sequence[str], Sequence[str]]],
+    addresses: Callable[[], tuple[Sequence[str], Sequence[str], Sequence[str]]],
     clock_skew_ms: Callable[[], int | None],
 ) -> Status:
-    """Return the status. `settings` returns the settings in effect, `addresses` those of HTTP and UDP for apps."""
+    """Return the status.
+
+    `settings` returns the settings in effect, `addresses` those of HTTP and UDP for apps, and the names of the
+    listeners whose sockets systemd passed.
+    """
     return Status(
         outbox,
         schedule,
@@ -44,9 +48,9 @@ def create_status(
     )
 
 
-def _facts(settings: Settings, http: Sequence[str], udp: Sequence[str]) -> Facts:
-    rate = settings.rate
-    return Facts(platform.node(), http, udp, settings.outbox.max_age_ms, rate.window_ms, rate.device_per_window)
+def _facts(settings: Settings, http: Sequence[str], udp: Sequence[str], systemd: Sequence[str]) -> Facts:
+    rate, max_age_ms = settings.rate, settings.outbox.max_age_ms
+    return Facts(platform.node(), http, udp, systemd, max_age_ms, rate.window_ms, rate.device_per_window)
 
 
 def described(settings: Settings) -> dict[str, object]:

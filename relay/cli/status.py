@@ -73,6 +73,7 @@ SHAPE = {
     ],
     "dead_letters": {"count": int},
     "clock_skew_seconds": Optional(float),
+    "listen": {"from_systemd": [str]},
 }
 """The fields of /status.json that `describe` uses."""
 
@@ -139,6 +140,7 @@ def describe(data: dict[str, Any]) -> str:
             else []
         ),
         ("clock", _clock(data["clock_skew_seconds"])),
+        *([("systemd sockets", ", ".join(passed))] if (passed := data["listen"]["from_systemd"]) else []),
         (
             "relay",
             f"{data['version']} on {data['host']}, "

@@ -279,12 +279,19 @@ class Connection(asyncio.Protocol):
             self.close()
         return False
 
+    def finish(self) -> None:
+        """Close after the response to the request whose head was received; `Heads` closes after later requests."""
+        if self._plan is not None and self._state == "handling":
+            self._plan = self._plan._replace(closes=True)
+        elif self._reader is not None and self._reader.plan is not None and self._state == "receiving":
+            self._reader.plan = self._reader.plan._replace(closes=True)
+
     def stop(self) -> None:
         """Reject an incomplete request; let the handler of a complete one finish, then close."""
         if self._state == "receiving":
             self.close(self._unhandled(STOPPING))
-        elif self._plan is not None and self._state == "handling":
-            self._plan = self._plan._replace(closes=True)
+        elif self._state == "handling":
+            self.finish()
         else:
             self.close()
 

@@ -78,8 +78,15 @@ class Heads:
         self._decide = decide
         self.count_malformed = count_malformed
         self._loop = loop
+        self._closes = False
+        """Whether each connection closes after its next response."""
         self._plans: dict[bytes, RequestPlan] = {}
         self.cached = self._plans.get
+
+    def close_connections(self) -> None:
+        """Let each connection close after the response to its next request."""
+        self._closes = True
+        self._plans.clear()
 
     def parser(self) -> HttpRequestParser:
         """Return a parser for one head. Its limits are not smaller than the limit of the whole head in the reader."""
@@ -102,7 +109,7 @@ class Heads:
         plan = RequestPlan(
             handler,
             body_bytes,
-            message.should_close or not is_1_1 or message.upgrade or UPGRADE in headers,
+            self._closes or message.should_close or not is_1_1 or message.upgrade or UPGRADE in headers,
             cors_origin,
             message.method == METH_HEAD,
             is_1_1 and headers.get(EXPECT, "").lower() == "100-continue",  # RFC 9110, 10.1.1.

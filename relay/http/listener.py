@@ -11,7 +11,10 @@ Rules:
     so the limit may be exceeded by 10 %.
 3.  No request causes a 500 or a log line, except for bugs: an exception in a handler causes a 503, and is logged with
     a traceback without local variables, at most once in ten seconds.
-4.  `stop` lets complete requests finish within a time limit and closes all other connections at once.
+4.  `stop` lets complete requests finish within a time limit and closes all other connections at once. The clients of
+    passed sockets get no error: new connections wait in the kernel for the next relay, requests on open connections
+    are answered with "Connection: close", and an idle connection closes after `_IDLE_AT_STOP_MS`, so that a client that
+    uses its connection all the time does not lose a request.
 5.  A head of more than 32 KiB gets a 431.
 6.  On the unix socket any Host is accepted, because browsers cannot connect to it. `check` recreates a removed socket
     file.
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,9 @@ from relay.runtime.metrics import Metrics
 from relay.runtime.tasks import Tasks
 
 _BACKLOG = 512
+_PASSED_BACKLOG = 4_096
+"""Number of connections of a passed socket that wait during a restart; net.core.somaxconn limits it."""
+_IDLE_AT_STOP_MS = 250
 _ABORT_MS = 1_000
 """Time limit for the closing of aborted connections, which takes one turn of the event loop."""
 _MAX_SWEEP_PERIOD_S = 1.0
@@ -59,7 +65,17 @@ _BUG = error_response(503, "the relay failed on this request", headers=RETRY_LAT
 class Listener:
     """Serves TCP addresses and a unix socket. Either may be disabled (empty)."""
 
-    def __init__(self, handler: Handler, settings: Http, guard: HostGuard, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        settings: Http,
+        guard: HostGuard,
+        metrics: Metrics,
+        clock: Clock,
+        passed: Sequence[socket.socket] = (),
+        passed_unix: Sequence[socket.socket] = (),
+    ) -> None:
+        """Listening sockets in `passed` replace the addresses of `settings`, those in `passed_unix` the unix socket."""
         self._handler = handler
         self._settings = settings
         self._guard = guard
@@ -75,7 +91,9 @@ class Listener:
         self._connections: dict[Connection, None] = {}
         """Open connections, oldest first."""
         self._servers: list[asyncio.AbstractServer] = []
-        self._unix_factory: Callable[[], Connection] | None = None
+        self._passed = (passed, passed_unix)
+        self._heads: tuple[Heads, Heads] | None = None
+        """Heads of requests of the TCP sockets, and of the unix sockets."""
         self._unix_server: asyncio.AbstractServer | None = None
         self._unix_inode: int | None = None
         self._tasks: Tasks | None = None
@@ -94,15 +112,20 @@ class Listener:
         loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._open = True
-        tcp = self._connections_of(is_unix=False)
-        self._unix_factory = self._connections_of(is_unix=True)
+        tcp, unix = self._heads = (self._heads_of(is_unix=False), self._heads_of(is_unix=True))
+        passed, passed_unix = self._passed
         try:
-            if self._settings.listen:
+            for heads, sockets in ((tcp, passed), (unix, passed_unix)):
+                for each in sockets:
+                    # This method, unlike create_unix_server, removes no file when the server closes.
+                    server = await loop.create_server(self._factory(heads), sock=each, backlog=_PASSED_BACKLOG)
+                    self._servers.append(server)
+            if self._settings.listen and not passed:
                 for opened in await open_sockets(
                     self._settings.listen, Http().listen, socket.SOCK_STREAM, "http.listen"
                 ):
-                    self._servers.append(await loop.create_server(tcp, sock=opened, backlog=_BACKLOG))
-            if self._settings.unix_socket:
+                    self._servers.append(await loop.create_server(self._factory(tcp), sock=opened, backlog=_BACKLOG))
+            if self._settings.unix_socket and not passed_unix:
                 await self._listen_unix()
         except ListenError:
             await self.stop(0)
@@ -112,7 +135,6 @@ class Listener:
 
     async def stop(self, within_ms: int) -> None:
         """Stop listening, let complete requests finish within `within_ms`, and close all other connections."""
-        self._open = False
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -121,6 +143,10 @@ class Listener:
             self._sweeper.cancel()
             self._sweeper = None
         self._remove_unix_socket()
+        if any(self._passed):
+            within_ms //= 2
+            await self._answer_open_connections(within_ms)
+        self._open = False
         for connection in list(self._connections):
             connection.stop()
         if not await self._closed_within(within_ms):
@@ -129,6 +155,18 @@ class Listener:
             for connection in list(self._connections):
                 connection.abort()
             await self._closed_within(_ABORT_MS)
+
+    async def _answer_open_connections(self, within_ms: int) -> None:
+        """Answer the requests that arrive on open connections, and close each connection after its next response."""
+        for heads in self._heads or ():
+            heads.close_connections()
+        for connection in self._connections:
+            connection.finish()
+        if not await self._closed_within(min(_IDLE_AT_STOP_MS, within_ms)):
+            for connection in list(self._connections):
+                if connection.idle_since_ms is not None:
+                    connection.close()
+            await self._closed_within(within_ms)
 
     async def _closed_within(self, ms: int) -> bool:
         """Return whether all connections close within this time."""
@@ -242,19 +280,21 @@ class Listener:
         self._schedule_sweep()
         self.sweep(self.now_ms())
 
-    def _connections_of(self, *, is_unix: bool) -> Callable[[], Connection]:
-        """Return the factory for connections of the TCP sockets, or of the unix socket."""
-        heads = Heads(partial(self._decide, is_unix), self._count_malformed, asyncio.get_running_loop())
+    def _heads_of(self, *, is_unix: bool) -> Heads:
+        return Heads(partial(self._decide, is_unix), self._count_malformed, asyncio.get_running_loop())
+
+    def _factory(self, heads: Heads) -> Callable[[], Connection]:
         return lambda: Connection(self, heads)
 
     async def _listen_unix(self) -> None:
         """Create the unix socket and listen on it. Raises ListenError."""
-        assert self._unix_factory is not None
+        assert self._heads is not None
         path = Path(self._settings.unix_socket)
         listening = unix_socket.bind_unix(path)
         self._unix_inode = unix_socket.inode(path)
         loop = asyncio.get_running_loop()
-        self._unix_server = await loop.create_unix_server(self._unix_factory, sock=listening, backlog=_BACKLOG)
+        connected = self._factory(self._heads[1])
+        self._unix_server = await loop.create_unix_server(connected, sock=listening, backlog=_BACKLOG)
         self._servers.append(self._unix_server)
 
     def _remove_unix_socket(self) -> None:

@@ -54,6 +54,8 @@ class Facts(NamedTuple):
     http: Sequence[str]
     udp: Sequence[str]
     """Addresses of the listeners for apps."""
+    from_systemd: Sequence[str]
+    """Names of the listeners whose sockets systemd passed."""
     max_age_ms: int
     window_ms: int
     device_per_window: int
@@ -121,7 +123,7 @@ class Status:
         return {
             "version": __version__,
             "host": facts.host,
-            "listen": {"http": facts.http, "udp": facts.udp},
+            "listen": {"http": facts.http, "udp": facts.udp, "from_systemd": facts.from_systemd},
             "started_at": self._wall(self._started_ms, now),
             "now": self._wall(now, now),
             "uptime_seconds": (now - self._started_ms) // 1000,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -12,11 +13,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from relay.app.passed_sockets import PassedSockets
+from relay.config import Http, Udp
 from relay.sandbox.server import Sandbox
 
+from tests.deploy.test_sockets import BUFFER_BYTES
 from tests.e2e.harness import KEY, PATIENCE_S, environment, event, running
 
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "event-relay.service"
+SOCKET_UNITS = {name: UNIT.with_name(f"event-relay-{name}.socket") for name in ("http", "unix", "udp", "ops")}
 ANALYZE, STRACE = shutil.which("systemd-analyze"), shutil.which("strace")
 MAX_EXPOSURE = 1.5
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1  # prctl(2)
@@ -24,10 +29,10 @@ PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1  # prctl(2)
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
 
 
-def settings() -> dict[str, list[str]]:
-    """Return the settings of the unit. A repeated setting has several values."""
+def settings(unit: Path = UNIT) -> dict[str, list[str]]:
+    """Return the settings of a unit. A repeated setting has several values."""
     found: dict[str, list[str]] = {}
-    for line in UNIT.read_text().splitlines():
+    for line in unit.read_text().splitlines():
         name, given, value = line.partition("=")
         if given and not line.startswith("#"):
             found.setdefault(name, []).append(value)
@@ -52,6 +57,35 @@ def test_systemd_reports_no_problem_of_the_unit(tmp_path: Path) -> None:
     analysis = analyze("verify", "--man=no", str(installed(tmp_path)))
 
     assert (analysis.returncode, analysis.stdout + analysis.stderr) == (0, "")
+
+
+@needs_systemd
+def test_systemd_reports_no_problem_of_the_socket_units(tmp_path: Path) -> None:
+    installed(tmp_path)
+    units = [str(shutil.copy(unit, tmp_path)) for unit in SOCKET_UNITS.values()]
+
+    analysis = analyze("verify", "--man=no", *units)
+
+    assert (analysis.returncode, analysis.stdout + analysis.stderr) == (0, "")
+
+
+def test_each_socket_unit_has_the_name_and_the_default_address_of_its_listener() -> None:
+    units = {name: settings(unit) for name, unit in SOCKET_UNITS.items()}
+
+    assert {name: unit["FileDescriptorName"] for name, unit in units.items()} == {name: [name] for name in units}
+    assert tuple(units) == PassedSockets._fields
+    assert tuple(units["http"]["ListenStream"]) == Http().listen
+    assert tuple(units["udp"]["ListenDatagram"]) == Udp().listen
+    assert units["udp"]["ReceiveBuffer"] == [f"{BUFFER_BYTES >> 20}M"]
+    assert {unit["Service"][0] for unit in units.values()} == {UNIT.name}
+
+
+async def test_a_reload_by_the_unit_needs_a_shell_only(sandbox: Sandbox, tmp_path: Path) -> None:
+    shell, option, script = shlex.split(settings()["ExecReload"][0])
+    async with running(environment(sandbox.url, tmp_path)) as relay:
+        env = {"MAINPID": str(relay.pid), "PATH": ""}
+        subprocess.run([shell, option, script.replace("$$", "$")], env=env, check=True)
+        await relay.logged("configuration applied")
 
 
 @needs_systemd

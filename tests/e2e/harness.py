@@ -15,7 +15,7 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -142,20 +142,23 @@ def environment(url: str, directory: Path, **settings: str) -> dict[str, str]:
     return inherited | {f"RELAY__{name.upper()}": value for name, value in given.items()}
 
 
-async def launch(env: Mapping[str, str], *command: str) -> RelayProcess:
+async def launch(env: Mapping[str, str], *command: str, pass_fds: Sequence[int] = ()) -> RelayProcess:
     """Start `relay run`, or a command that runs it, and return at once."""
     return RelayProcess(
         await asyncio.create_subprocess_exec(
-            *(command or (sys.executable, "-m", "relay", "run")), env=dict(env), stderr=asyncio.subprocess.PIPE
+            *(command or (sys.executable, "-m", "relay", "run")),
+            env=dict(env),
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=pass_fds,
         ),
         Path(env.get("RELAY__OUTBOX__PATH", "data/outbox.db")),
     )
 
 
 @asynccontextmanager
-async def running(env: Mapping[str, str], *command: str) -> AsyncIterator[RelayProcess]:
+async def running(env: Mapping[str, str], *command: str, pass_fds: Sequence[int] = ()) -> AsyncIterator[RelayProcess]:
     """Run a relay that accepts events. Kill it at the end if it still runs."""
-    relay = await launch(env, *command)
+    relay = await launch(env, *command, pass_fds=pass_fds)
     try:
         started = await relay.logged("relay started")
         relay.http = started["http"][0] if started["http"] else ""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.mutants import guarded, network, paced, shared, stored
+from tests.mutants import guarded, network, paced, passed, shared, stored
 
-MUTANTS = (*stored.MUTANTS, *paced.MUTANTS, *guarded.MUTANTS, *network.MUTANTS, *shared.MUTANTS)
+MUTANTS = (*stored.MUTANTS, *paced.MUTANTS, *guarded.MUTANTS, *network.MUTANTS, *passed.MUTANTS, *shared.MUTANTS)

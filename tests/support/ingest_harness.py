@@ -182,6 +182,8 @@ class Served:
         caches_heads: bool = True,
         outbox: Any = None,
         allowed_origins: Sequence[str] = (),
+        passed: Sequence[socket.socket] = (),
+        passed_unix: Sequence[socket.socket] = (),
         **settings: Any,
     ) -> None:
         self.clock = HandClock()
@@ -195,7 +197,7 @@ class Served:
         """Heads that were not found in the cache."""
         self._caches_heads = caches_heads
         self._handler = handler or ingest.handle
-        self.listener = Listener(self._handle, self.settings, guard, self.metrics, self.clock)
+        self.listener = Listener(self._handle, self.settings, guard, self.metrics, self.clock, passed, passed_unix)
         self._clients: list[Client] = []
 
     def _handle(self, request: Request) -> BodyHandler | HttpResponse:

@@ -32,7 +32,7 @@ STARTED_MS = 5_000
 WRITABLE = Gauges(4096, 1 << 20, 0, writable=True, dead_letters=0, problem="", devices=3, max_devices=50_000)
 
 
-FACTS = Facts("box-17", ["127.0.0.1:8080"], ["127.0.0.1:8125"], 7 * 86_400_000, 60_000, 120)
+FACTS = Facts("box-17", ["127.0.0.1:8080"], ["127.0.0.1:8125"], ["udp"], 7 * 86_400_000, 60_000, 120)
 
 
 class StillClock:

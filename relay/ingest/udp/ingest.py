@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from functools import partial
 
 import structlog
@@ -64,8 +65,13 @@ class UdpIngest:
         max_body_bytes: int,
         metrics: Metrics,
         clock: Clock,
+        passed: Sequence[socket.socket] = (),
     ) -> None:
-        """`max_body_bytes` limits the size of a received datagram. Raises ValueError for an invalid network."""
+        """`max_body_bytes` limits the size of a received datagram. Raises ValueError for an invalid network.
+
+        Sockets in `passed` replace the addresses of `settings`. Their receive buffer is unchanged, because the process
+        that created it may set a larger one.
+        """
         self._outbox = outbox
         self._settings = settings
         self._now_ms = clock.monotonic_ms
@@ -73,6 +79,7 @@ class UdpIngest:
         self._expensive = ExpensiveDatagrams(settings.receive_buffer_bytes, self._outcomes)
         networks = Networks(settings.allowed_networks)
         self._datagrams = Datagrams(reader, max_body_bytes, networks, self._outcomes, self._expensive)
+        self._passed = passed
         self._sockets = UdpSockets()
         self._linger_ms = _LINGER_MS
         self._state: UdpState = STOPPED
@@ -96,9 +103,11 @@ class UdpIngest:
 
     async def start(self) -> None:
         """Listen. Raises ListenError."""
-        sockets = await open_sockets(self._settings.listen, Udp().listen, socket.SOCK_DGRAM, "udp.listen")
+        sockets = self._passed or await open_sockets(
+            self._settings.listen, Udp().listen, socket.SOCK_DGRAM, "udp.listen"
+        )
         self._sockets = UdpSockets(sockets)
-        given_bytes = self._sockets.ask_receive_buffer(self._settings.receive_buffer_bytes)
+        given_bytes = self._sockets.ask_receive_buffer(0 if self._passed else self._settings.receive_buffer_bytes)
         self._outcomes.receive_buffer_set(given_bytes)
         if self._settings.ack:
             self._outcomes.respond_from(sockets)
@@ -109,6 +118,7 @@ class UdpIngest:
     def stop(self) -> None:
         """Read the datagrams in the kernel's buffer while the outbox has room, then close the sockets.
 
+        Datagrams of passed sockets stay in the kernel's buffer for the next relay.
         Closing the outbox commits the appended events. No responses are sent to them. Expensive datagrams that cannot
         be read within a second are dropped and counted.
         """
@@ -117,7 +127,7 @@ class UdpIngest:
         self._change(UdpInput.STOPPED)
         try:
             self._append_all_received()
-            for _ in range(_READS_AT_STOP):
+            for _ in range(0 if self._passed else _READS_AT_STOP):
                 if not self._outbox.room() or not self._sockets.read(self._outcomes.socket_failed):
                     break
                 self._append_all_received()

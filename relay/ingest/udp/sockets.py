@@ -39,7 +39,7 @@ class UdpSockets:
         return [format_address(source.socket.getsockname()) for source in self._sources]
 
     def ask_receive_buffer(self, wanted_bytes: int) -> int:
-        """Request a receive buffer for each socket; return the smallest size that the kernel set, in bytes."""
+        """Request a receive buffer for each socket, unless 0; return the smallest size that it has, in bytes."""
         return min(_ask_receive_buffer(source.socket, wanted_bytes) for source in self._sources)
 
     def watch(self, call: Callable[[], None]) -> None:
@@ -93,7 +93,8 @@ class _Source:
         self.socket = receiving
         self.receive = burst(receiving, DATAGRAMS_PER_READ)
         self.unprocessed: deque[Datagram] = deque()
-        self.kernel_drops = 0
+        self.kernel_drops = kernel_drops(receiving) or 0
+        """Counted drops. The relay that used a passed socket before counted its drops."""
 
 
 def is_local(host: str) -> bool:
@@ -121,17 +122,18 @@ def kernel_drops(receiving: socket.socket) -> int | None:
 
 
 def _ask_receive_buffer(receiving: socket.socket, wanted_bytes: int) -> int:
-    """Request a receive buffer and return the size that the kernel set, in bytes.
+    """Request a receive buffer, unless 0, and return the size that the kernel set, in bytes.
 
     On Linux, a size above net.core.rmem_max needs CAP_NET_ADMIN, and the kernel reports twice the size (socket(7)).
     Other systems reject a size above their limit, which is not known: each attempt requests half of the last one.
     """
     option = socket.SOL_SOCKET, socket.SO_RCVBUF
     if sys.platform == "linux":
-        try:
-            receiving.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted_bytes)
-        except PermissionError:
-            receiving.setsockopt(*option, wanted_bytes)
+        if wanted_bytes:
+            try:
+                receiving.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted_bytes)
+            except PermissionError:
+                receiving.setsockopt(*option, wanted_bytes)
         return receiving.getsockopt(*option) // 2
     else:
         while wanted_bytes:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from relay.app.passed_sockets import PassedSockets
 from relay.app.routes import Routes
 from relay.config import EndpointSettings, Http, OpsSettings, OutboxSettings, Settings, Upstream
 from relay.event.reader import EventDefaults, Reader
@@ -37,7 +38,7 @@ class Listeners:
         outbox: Any = ScriptedOutbox()
         self.http = HttpIngest(self._reader(**defaults), outbox, settings.http, lambda: "normal", Metrics())
         self.routes = Routes(settings, self.http, Operations().ops)
-        self.listeners = self.routes.listeners(Metrics(), clock)
+        self.listeners = self.routes.listeners(Metrics(), clock, PassedSockets())
 
     def reload(self, allowed: Sequence[int] = (), **defaults: Any) -> None:
         self.http.reader = self._reader(allowed, **defaults)

@@ -709,6 +709,58 @@ async def test_a_stop_responds_503_with_retry_after_while_the_outbox_closes() ->
         assert (response.status, "retry-after" in response.headers) == (503, True)
 
 
+def owned(address: str | tuple[str, int]) -> tuple[socket.socket, socket.socket]:
+    """Return a listening socket and the copy of it that a relay receives."""
+    own = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET, socket.SOCK_STREAM)
+    own.bind(address)
+    own.listen()
+    return own, own.dup()
+
+
+async def test_passed_sockets_replace_the_addresses_and_still_listen_after_the_stop(tmp_path: Path) -> None:
+    path = str(tmp_path / "relay.sock")
+    (tcp, passed), (unix, passed_unix) = owned(("127.0.0.1", 0)), owned(path)
+    with tcp, unix:
+        async with Served(unix_socket=path, passed=[passed], passed_unix=[passed_unix]) as served:
+            addresses = served.listener.addresses
+            assert addresses == [f"127.0.0.1:{tcp.getsockname()[1]}", path]
+            await served.listener.check()
+            for address in addresses:
+                client = await Client.connect(address)
+                client.send(post())
+                assert (await client.response()).status == 202
+                client.writer.close()
+        for address in addresses:
+            waiting = await Client.connect(address)
+            waiting.writer.close()
+        assert Path(path).is_socket()
+
+
+async def test_at_a_stop_clients_of_a_passed_socket_get_their_response_and_close() -> None:
+    """An idle client sends one more request, another one the rest of its request, and a third one nothing."""
+    tcp, passed = owned(("127.0.0.1", 0))
+    with tcp:
+        async with Served(passed=[passed]) as served:
+            idle, sending, silent = [await served.connect() for _ in range(3)]
+            for client in (idle, silent):
+                client.send(post())
+                assert "connection" not in (await client.response()).headers
+            sending.send(post()[:-1])
+            await until(lambda: "receiving" in repr(list(served.listener._connections)))
+
+            stopping = asyncio.ensure_future(served.listener.stop(within_ms=40_000))
+            await asyncio.sleep(0)
+            idle.send(post())
+            sending.send(post()[-1:])
+
+            for client in (idle, sending):
+                response = await client.response()
+                assert (response.status, response.headers["connection"]) == (202, "close")
+                assert await client.rest() == b""
+            assert await silent.rest() == b""
+            await stopping
+
+
 async def test_a_stop_does_not_exceed_its_time_limit() -> None:
     async with Served() as served:
         served.outbox.waits = True

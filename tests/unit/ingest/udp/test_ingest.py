@@ -47,7 +47,13 @@ class Hearing:
     """A running UDP ingest and a socket that sends to it."""
 
     def __init__(
-        self, *, family: int = socket.AF_INET, max_body_bytes: int = 1 << 20, outbox: Any = None, **settings: Any
+        self,
+        *,
+        family: int = socket.AF_INET,
+        max_body_bytes: int = 1 << 20,
+        outbox: Any = None,
+        passed: Sequence[socket.socket] = (),
+        **settings: Any,
     ) -> None:
         self.clock = HandClock()
         self.metrics = Metrics()
@@ -60,6 +66,7 @@ class Hearing:
             max_body_bytes,
             self.metrics,
             self.clock,
+            passed,
         )
         self.sender = free_udp_socket(family)
 
@@ -280,6 +287,33 @@ async def test_a_stop_without_room_reads_no_datagram() -> None:
         hearing.send(event(0))
         hearing.udp.stop()
         assert hearing.outbox.appends == []
+
+
+async def test_datagrams_and_buffer_of_a_passed_socket_are_left_to_the_next_relay() -> None:
+    with free_udp_socket() as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 50_000)
+        async with Hearing(passed=[own.dup()], receive_buffer_bytes=4 << 20) as hearing:
+            assert hearing.count("udp_receive_buffer_bytes") == 50_000
+            hearing.send(event(0))
+            await hearing.settled(1)
+            hearing.send(event(1))
+            hearing.udp.stop()
+            assert stored_numbers(hearing.outbox) == [0]
+        async with Hearing(passed=[own.dup()]) as hearing:
+            await hearing.settled(1)
+            assert stored_numbers(hearing.outbox) == [1]
+
+
+async def test_drops_that_an_earlier_relay_counted_are_not_counted_again() -> None:
+    with free_udp_socket() as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 5_000)
+        with free_udp_socket() as sender:
+            for number in range(100):
+                sender.sendto(event(number), own.getsockname())
+        async with Hearing(passed=[own.dup()]) as hearing:
+            await until(lambda: bool(hearing.outbox.stored))
+            hearing.udp.refresh()
+            assert hearing.dropped("kernel") == 0
 
 
 async def test_reading_stops_at_the_limit_of_uncommitted_events(monkeypatch: pytest.MonkeyPatch) -> None:
