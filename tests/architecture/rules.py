@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -77,6 +78,14 @@ def client_uses(source: Source) -> Iterator[str]:
                 yield _place(module, node, "imports all of aiohttp, its client included: import names from it")
 
 
+def numbered_parameters(source: Source) -> Iterator[str]:
+    """No statement numbers its parameters: Python 3.12.0 to 3.12.3 warns if their values are a sequence."""
+    for module in source.modules:
+        for node in ast.walk(module.tree) if module.name.startswith("relay.outbox.sqlite") else ():
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"\?\d", node.value):
+                yield _place(module, node, "numbers a parameter: name it, and pass a mapping")
+
+
 def loose_modules(source: Source) -> Iterator[str]:
     """`relay` itself contains nothing but packages."""
     for module in source.modules:
@@ -144,6 +153,7 @@ RULES = (
     imports_by_name,
     impure_calls,
     client_uses,
+    numbered_parameters,
     loose_modules,
     long_code,
     structure,

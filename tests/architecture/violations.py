@@ -49,6 +49,7 @@ VIOLATIONS = {
     "ops knows how events are stored": Violation("imports", "ops/status.py", "from relay.outbox.engine import limits"),
     "anybody knows PostgreSQL": Violation("imports", "app/service.py", "import psycopg"),
     "ops is a client of the upstream": Violation("rules", "ops/status.py", "from aiohttp import ClientSession"),
+    "SQL numbers its parameters": Violation("rules", "outbox/sqlite/loading.py", "_SQL = 'SELECT ?1'"),
     "ingest reads time": Violation("imports", "ingest/events_api.py", "import time"),
     "forward draws a random number": Violation("imports", "forward/forwarder.py", "import random"),
     "time through the event loop": Violation(

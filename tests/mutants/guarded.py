@@ -443,7 +443,7 @@ MUTANTS = (
         "each deletion scans the stored ids",
         "G9",
         "tests/unit/outbox/sqlite/test_statements_plans.py",
-        (f"{SQLITE}/statements.py", "WHERE first_seq <= ?1 AND last_seq <= ?1", "WHERE last_seq <= ?1"),
+        (f"{SQLITE}/statements.py", "WHERE first_seq <= :seq AND last_seq <= :seq", "WHERE last_seq <= :seq"),
     ),
     mutant(
         "the dedupe window ignores the size of the outbox",

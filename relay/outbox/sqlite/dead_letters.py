@@ -41,7 +41,8 @@ _decode = msgspec.json.Decoder(list[tuple[int, str, int]]).decode
 def read(database: sqlite3.Connection, command: c.ReadDeadLetters) -> Sequence[DeadLetter]:
     """Read dead letters. Texts are read as bytes, so that a text with invalid UTF-8 is readable, too."""
     where, values = _where(command.selection)
-    after, order = ("(id < ?1 OR ?1 = 0)", "DESC") if command.selection.newest_first else ("id > ?1", "")
+    newest = ("id < coalesce(nullif(?, 0), 1 << 62)", "DESC")
+    after, order = newest if command.selection.newest_first else ("id > ?", "")
     return [
         DeadLetter(
             id=number,

@@ -140,9 +140,9 @@ def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Log
 
 def last_older(database: sqlite3.Connection, command: FindOlder) -> int | None:
     times = database.execute(
-        "SELECT max(seq), min(CASE WHEN at_ms >= ?2 THEN seq END)"
-        " FROM (SELECT seq, at_ms FROM log WHERE seq >= ?1 ORDER BY seq LIMIT ?3)",
-        (*command, CHUNK_ROWS),
+        "SELECT max(seq), min(CASE WHEN at_ms >= ? THEN seq END)"
+        " FROM (SELECT seq, at_ms FROM log WHERE seq >= ? ORDER BY seq LIMIT ?)",
+        (command.before_ms, command.first_seq, CHUNK_ROWS),
     ).fetchone()
     last, first_younger = times
     if last is None or first_younger == command.first_seq:

@@ -25,9 +25,9 @@ _DELETE_DONE = """
         SELECT 1 FROM device_queues AS q
         WHERE q.queue_id = log.queue_id AND log.seq > q.quarantined_to AND log.seq <= q.cursor)"""
 _QUARANTINE = """
-    UPDATE device_queues SET quarantined_after = coalesce(quarantined_after, cursor), quarantined_to = ?1,
-        cursor = max(cursor, ?1), request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL,
-        omitted = NULL"""
+    UPDATE device_queues SET quarantined_after = coalesce(quarantined_after, cursor), quarantined_to = :last_seq,
+        cursor = max(cursor, :last_seq), request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL,
+        shift_ms = NULL, omitted = NULL"""
 _READ = f"""
     SELECT {ID_OF_ROW}, coalesce(crc, 0), {CHECK_OF_ROW}, coalesce(CAST(body AS BLOB), x'') FROM log
     WHERE seq = ?"""  # noqa: S608 - the parts are constants of this package, values are bound
@@ -58,7 +58,7 @@ def claim(database: sqlite3.Connection, owner: InstallationClaim) -> bool:
         if is_moved and not owner.adopts:
             # A queue has one range: its settled rows between an earlier quarantine and the cursor are deleted first.
             database.execute(_DELETE_DONE)
-            database.execute(_QUARANTINE, (read_totals(database).last_seq,))
+            database.execute(_QUARANTINE, {"last_seq": read_totals(database).last_seq})
         database.execute("UPDATE ledger SET identity = ?", (new,))
     return is_moved
 

@@ -33,12 +33,12 @@ _DIGITS = 10
 """Length of a queue id or a checksum, padded with zeros: both have 32 bits."""
 _INSERT = f"""
     INSERT INTO log(seq, queue_id, event_id, at_ms, crc, received_crc, body)
-    SELECT ?1 + key, CAST(substr(?3, key * {3 * _DIGITS} + 1, {_DIGITS}) AS INTEGER),
-        substr(?4, key * {ID_BYTES} + 1, {ID_BYTES}), ?2,
-        CAST(substr(?3, key * {3 * _DIGITS} + {_DIGITS + 1}, {_DIGITS}) AS INTEGER),
-        CAST(substr(?3, key * {3 * _DIGITS} + {2 * _DIGITS + 1}, {_DIGITS}) AS INTEGER),
-        substr(?5, value >> {_SPAN_BITS}, value & {(1 << _SPAN_BITS) - 1})
-    FROM json_each(CAST(?6 AS TEXT))"""
+    SELECT :first_seq + key, CAST(substr(:numbers, key * {3 * _DIGITS} + 1, {_DIGITS}) AS INTEGER),
+        substr(:ids, key * {ID_BYTES} + 1, {ID_BYTES}), :at_ms,
+        CAST(substr(:numbers, key * {3 * _DIGITS} + {_DIGITS + 1}, {_DIGITS}) AS INTEGER),
+        CAST(substr(:numbers, key * {3 * _DIGITS} + {2 * _DIGITS + 1}, {_DIGITS}) AS INTEGER),
+        substr(:bodies, value >> {_SPAN_BITS}, value & {(1 << _SPAN_BITS) - 1})
+    FROM json_each(CAST(:spans AS TEXT))"""
 _NOT_QUARANTINED = """ AND NOT EXISTS (
     SELECT 1 FROM device_queues AS q
     WHERE q.queue_id = log.queue_id AND log.seq > q.quarantined_after AND log.seq <= q.quarantined_to)"""
@@ -52,17 +52,17 @@ _READ_ONE = "SELECT crc, CAST(body AS BLOB) FROM log WHERE seq = ?"
 _INSERT_DEAD_LETTER = """
     INSERT INTO dead_letters
         (seq, event_id, tenant_id, platform, device_id, reason, status, message, dead_at_ms, crc, body)
-    SELECT ?1, coalesce(log.event_id, zeroblob(16)), q.tenant_id, q.platform, q.device_id, ?3, ?4, ?5, ?6,
-        coalesce(log.crc, 0), coalesce(CAST(log.body AS BLOB), x'')
-    FROM device_queues AS q LEFT JOIN log ON log.seq = ?1 WHERE q.queue_id = ?2"""
+    SELECT :seq, coalesce(log.event_id, zeroblob(16)), q.tenant_id, q.platform, q.device_id, :reason, :status, :message,
+        :now_ms, coalesce(log.crc, 0), coalesce(CAST(log.body AS BLOB), x'')
+    FROM device_queues AS q LEFT JOIN log ON log.seq = :seq WHERE q.queue_id = :queue_id"""
 _READ_ID = f"""
     SELECT {ID_OF_ROW}, {CHECK_OF_ROW}, coalesce(length(CAST(body AS BLOB)), 0) FROM log WHERE seq = ?"""
 _READ_REMEMBERED = """
     SELECT last_seq, CAST(ids AS BLOB), CAST(marks AS BLOB), coalesce(CAST(checks AS BLOB), x'') FROM dedupe_window
     WHERE first_seq = ? AND typeof(last_seq) = 'integer' AND ids IS NOT NULL AND marks IS NOT NULL"""
 _COUNT_DEAD_LETTERED = """
-    UPDATE ledger SET dead_lettered = dead_lettered + ?1, last_seq = max(last_seq, ?3),
-        dead_letters = dead_letters + ?1, dead_letter_bytes = dead_letter_bytes + ?2"""
+    UPDATE ledger SET dead_lettered = dead_lettered + :events, last_seq = max(last_seq, :last_seq),
+        dead_letters = dead_letters + :events, dead_letter_bytes = dead_letter_bytes + :body_bytes"""
 _JOURNAL = """
     UPDATE device_queues SET rate_window = ?, boot = ?, request = ?, ordinal = ?, first_seq = ?, last_seq = ?,
         shift_ms = ?, omitted = ? WHERE queue_id = ?"""
@@ -92,7 +92,10 @@ def insertion(command: c.InsertEvents) -> Step:
     numbers = (f"%0{_DIGITS}d" * (3 * len(queue_ids))) % tuple(rows)
     # The place of each body: (position, counted from 1) << _SPAN_BITS | bytes.
     spans = [at << _SPAN_BITS | size for at, size in zip(accumulate(sizes, initial=1), sizes, strict=False)]
-    values = (first_seq, at_ms, numbers.encode(), b"".join(ids), b"".join(bodies), _encode(spans))
+    values = {
+        "first_seq": first_seq, "at_ms": at_ms, "numbers": numbers.encode(), "ids": b"".join(ids),
+        "bodies": b"".join(bodies), "spans": _encode(spans),
+    }  # fmt: skip
     return methodcaller("execute", _INSERT, values)
 
 
@@ -129,12 +132,15 @@ def insert_dead_letters(
         return c.DeadLettered(0, 0, 0)
     body_bytes = 0
     for seq, queue_id, dead in dead_events:
-        values = (seq, queue_id, dead.reason, dead.status, dead.message, dead_letter_limits.now_ms)
+        values = {
+            "seq": seq, "queue_id": queue_id, "reason": dead.reason, "status": dead.status, "message": dead.message,
+            "now_ms": dead_letter_limits.now_ms,
+        }  # fmt: skip
         database.execute(_INSERT_DEAD_LETTER, values)
         body_bytes += sum(remove(database, seq, DEAD))
-    database.execute(
-        _COUNT_DEAD_LETTERED, (len(dead_events), body_bytes, max(dead_event.seq for dead_event in dead_events))
-    )
+    last_seq = max(dead_event.seq for dead_event in dead_events)
+    counts = {"events": len(dead_events), "body_bytes": body_bytes, "last_seq": last_seq}
+    database.execute(_COUNT_DEAD_LETTERED, counts)
     discarded, freed_bytes = delete_excess(database, dead_letter_limits)
     return c.DeadLettered(len(dead_events), discarded, body_bytes - freed_bytes)
 
@@ -261,7 +267,7 @@ def _remember(
 def _remember_range(database: sqlite3.Connection, seq_range: c.SeqRange) -> None:
     _, last_seq, kept_from_seq, ids, marks, checks, forget_to_seq = seq_range
     # A range ends at its first seq or later: the condition on the key bounds the rows that are read.
-    database.execute("DELETE FROM dedupe_window WHERE first_seq <= ?1 AND last_seq <= ?1", (forget_to_seq,))
+    database.execute("DELETE FROM dedupe_window WHERE first_seq <= :seq AND last_seq <= :seq", {"seq": forget_to_seq})
     if ids:
         _remember(database, kept_from_seq, last_seq, ids, marks, checks)
     database.execute("UPDATE ledger SET last_seq = max(last_seq, ?)", (last_seq,))
