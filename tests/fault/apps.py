@@ -50,6 +50,8 @@ class Fleet:
         """time.monotonic() of each 202, by event id."""
         self.statuses: dict[int, int] = {}
         """Number of responses by status. 0 stands for a request without a response."""
+        self.durabilities: set[str] = set()
+        """The durability that each 202 promised."""
         self.explained_repeats = 0
         """Number of requests whose repetition the faults so far explain, in a test with several faults."""
         self.devices = [f"device-{number:02}" for number in range(devices)]
@@ -125,7 +127,8 @@ class Fleet:
 
     async def _post(self, body: bytes) -> bool:
         try:
-            status, _, _ = await http(self.address, "POST", "/v1/events", body)
+            status, headers, _ = await http(self.address, "POST", "/v1/events", body)
+            self.durabilities |= {headers["relay-durability"]} if status == 202 else set()
         except (OSError, IndexError, ValueError):  # The relay is down, or ended within its response.
             status = 0
         assert status in (0, 202, 503), status

@@ -46,7 +46,7 @@ class ScatteredFleet(Fleet):
 class Site:
     """Relays that share a database. Each is started again when it ends, as by a supervisor."""
 
-    def __init__(self, sandbox: Sandbox, directory: Path, urls: Sequence[str]) -> None:
+    def __init__(self, sandbox: Sandbox, directory: Path, urls: Sequence[str], **outbox: str) -> None:
         self.fleet = ScatteredFleet(12)
         self.relays: dict[int, RelayProcess] = {}
         """The running relays."""
@@ -55,13 +55,13 @@ class Site:
         self._sandbox = sandbox
         self._directory = directory
         self._urls = urls
+        self._outbox = {"kind": "postgres", "lease": f"{LEASE_S}s", "timeout": "2s"} | outbox
 
     async def supervise(self, number: int) -> None:
         """Start a relay again and again."""
         directory = self._directory / f"{number}"
         directory.mkdir()
-        shared = {"kind": "postgres", "url": self._urls[number], "lease": f"{LEASE_S}s", "timeout": "2s"}
-        given = {f"outbox__{name}": value for name, value in shared.items()}
+        given = {f"outbox__{name}": value for name, value in (self._outbox | {"url": self._urls[number]}).items()}
         while True:
             async with running(settings(self._sandbox.url, directory, upstream__timeout="20s", **given)) as relay:
                 self.relays[number] = relay
@@ -98,8 +98,8 @@ class Site:
 
 
 @asynccontextmanager
-async def site(sandbox: Sandbox, directory: Path, *urls: str) -> AsyncIterator[Site]:
-    made = Site(sandbox, directory, urls)
+async def site(sandbox: Sandbox, directory: Path, *urls: str, **outbox: str) -> AsyncIterator[Site]:
+    made = Site(sandbox, directory, urls, **outbox)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(made.supervise(number)) for number in range(len(urls))]
         await made.until(lambda: len(made.relays) == len(urls))

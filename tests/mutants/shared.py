@@ -116,7 +116,7 @@ MUTANTS = (
         "events stored without the required standby",
         "G1",
         f"{TWO_RELAYS}::test_a_commit_without_a_standby_is_rejected_if_one_is_required",
-        (f"{SHARED}/outbox.py", "if self._settings.require_replicated and", "if False and"),
+        (f"{SHARED}/state.py", "if not self.settings.require_replicated or", "if True or"),
     ),
     mutant(
         "lease not checked before a request",
@@ -139,6 +139,23 @@ MUTANTS = (
         "G5",
         "tests/unit/policy/test_schedule.py::test_a_request_without_its_lease_says_nothing_about_the_upstream",
         ("relay/policy/schedule.py", "                queue.responded(reset_at)\n", "                pass\n"),
+    ),
+    mutant(
+        "commits that do not wait for the standby",
+        "G1",
+        "tests/fault/test_shared_failover.py::test_failover_to_a_synchronous_standby",
+        (f"{SHARED}/connection.py", 'waits_for_disk = "on" if', 'waits_for_disk = "local" if'),
+        (f"{SHARED}/sql.py", "IN ('on', 'remote_apply')\n", "IN ('on', 'local')\n"),
+    ),
+    mutant(
+        "202 for a commit that a failover left without its standby",
+        "G1",
+        f"{UNIT}/test_appending.py::test_an_append_is_not_acknowledged_if_its_commit_is_not_replicated",
+        (
+            f"{SHARED}/appending.py",
+            "if (unreplicated := self._state.unreplicated()) is not None:",
+            "if unreplicated := None:",
+        ),
     ),
     mutant(
         "relay without the dedupe window of the others",

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from relay.event.reader import DeviceKey
-from relay.outbox import DeadLetter, OutboxLost, OutboxUnavailable, Selection
+from relay.outbox import DeadLetter, Durability, OutboxLost, OutboxUnavailable, Selection
 from relay.outbox.engine.dead_letter_shares import DeadLetterShares
 from relay.outbox.engine.outbox_clock import Anchor
 from relay.outbox.postgres import database as d
@@ -112,6 +112,8 @@ class MemoryStore:
 class MemoryDatabase:
     """See relay.outbox.postgres.database.SharedDatabase."""
 
+    durability: Durability = "full"
+
     def __init__(self, store: MemoryStore) -> None:
         self.store = store
         self._is_closed = False
@@ -155,7 +157,7 @@ class MemoryDatabase:
                 store.log[commit.seq(at)] = LogRow(*event)
         row.append_number, row.appended = append.number, d.AppendTotals(append.accepted, append.requeued)
         await self._turn()
-        return d.Appended(ids, "full", None)
+        return d.Appended(ids, self.durability, None)
 
     async def requeue(self, replica: int, requeue: d.RequeueTransaction) -> d.CommitRow | None:
         await self._turn()
@@ -175,7 +177,7 @@ class MemoryDatabase:
         row.append_number, row.appended = requeue.number, d.AppendTotals(*totals)
         return commit
 
-    async def last_append(self, replica: int) -> tuple[int, Sequence[d.CommitRow]]:
+    async def last_append(self, replica: int) -> tuple[int, Durability, Sequence[d.CommitRow]]:
         await self._turn()
         row = self._check(replica)
         commits = [
@@ -183,7 +185,7 @@ class MemoryDatabase:
             for number, commit in self.store.commits.values()
             if commit.replica == replica and number == row.append_number
         ]
-        return row.append_number, commits
+        return row.append_number, self.durability, commits
 
     async def move(self, replica: int, move: d.Move) -> d.Moved:
         await self._turn()
@@ -282,7 +284,8 @@ class MemoryDatabase:
         outbox_ms = 0 if store.anchor is None else store.anchor.outbox_ms
         own = {number for number in store.owed if store.holders.get(d.group_of(number)) == replica}
         ended = [(number, fenced) for number in own for fenced, since in store.owed[number].items() if since is None]
-        view = d.View(live, dict(store.holders), appended, moved, self._letter_totals(), outbox_ms, ended, "full")
+        totals = (appended, moved, self._letter_totals(), outbox_ms, ended)
+        view = d.View(live, dict(store.holders), *totals, self.durability)
         await self._turn()
         return view
 

@@ -12,10 +12,11 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
-_SETTINGS = ("fsync=off", "listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200")
+_SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200")
 
 
 def find_tools() -> Path | None:
@@ -29,40 +30,77 @@ def find_tools() -> Path | None:
 class PostgresCluster:
     """One running server. Each test has a database of its own."""
 
-    def __init__(self, tools: Path) -> None:
+    def __init__(self, tools: Path, *settings: str, directory: Path | None = None, port: int = 0) -> None:
+        """`directory`: where the files are; None: in a new temporary directory. `port`: 0 selects a free one."""
         self._tools = tools
-        self._directory = Path(tempfile.mkdtemp(prefix="relay-postgres-"))
+        self._settings = (*_SETTINGS, *(settings or ("fsync=off",)))
+        self._directory = directory or Path(tempfile.mkdtemp(prefix="relay-postgres-"))
         self._data = str(self._directory / "data")
         self._databases = 0
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
             self.port: int = probe.getsockname()[1]
 
     def start(self) -> None:
-        if os.getuid() == 0:
-            shutil.chown(self._directory, "postgres", "postgres")
+        self._own()
         self._run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync", "-D", self._data)
         self._start()
 
-    def kill_and_restart(self) -> None:
-        """Kill all processes of the server, and start it again. It recovers every commit (the system keeps running)."""
+    def beside(self, *settings: str, directory: Path | None = None) -> PostgresCluster:
+        """Return another server, with other settings."""
+        return PostgresCluster(self._tools, *settings, directory=directory)
+
+    def start_standby(self, port: int = 0) -> PostgresCluster:
+        """Return a new server that replicates this one, and let every commit wait for it."""
+        standby = PostgresCluster(self._tools, *self._settings, port=port)
+        standby._own()
+        source = f"host=127.0.0.1 port={self.port} user=postgres application_name=standby"
+        standby._run("pg_basebackup", "-R", "--no-sync", "-c", "fast", "-D", standby._data, "-d", source)
+        standby._start()
+        self.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'", "SELECT pg_reload_conf()")
+        return standby
+
+    def promote(self) -> None:
+        """Make this standby the primary. It has no standby of its own."""
+        self._run("pg_ctl", "-w", "-D", self._data, "promote")
+
+    def execute(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Execute statements, and return the rows of the last one."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def kill(self) -> None:
+        """Kill all processes of the server."""
         self._run("pg_ctl", "-m", "immediate", "-D", self._data, "stop")
+
+    def kill_and_restart(self) -> None:
+        """Kill the server, and start it again. It recovers every commit (the system keeps running)."""
+        self.kill()
         self._start()
 
+    def _own(self) -> None:
+        if os.getuid() == 0:
+            shutil.chown(self._directory, "postgres", "postgres")
+
     def _start(self) -> None:
-        options = " ".join(f"-c {setting}" for setting in (*_SETTINGS, f"port={self.port}"))
+        options = " ".join(f"-c {setting}" for setting in (*self._settings, f"port={self.port}"))
         self._run("pg_ctl", "-w", "-D", self._data, "-l", str(self._directory / "log"), "-o", options, "start")
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-m", "immediate", "-D", self._data, "stop")
-        shutil.rmtree(self._directory, ignore_errors=True)  # A process of the server may still remove files.
+        self.kill()
+        self.remove()
+
+    def remove(self) -> None:
+        shutil.rmtree(self._directory)
 
     def create_database(self) -> str:
         """Return the URL of a new database."""
         self._databases += 1
         name = f"test{self._databases}"
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+        self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
     def url(self, database: str) -> str:

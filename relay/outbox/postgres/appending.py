@@ -121,6 +121,9 @@ class Appending:
             if fresh:
                 began_ms = self._clock.monotonic_ms()
                 self._add(await self._committed(self._transaction(fresh), appends), began_ms, fresh)
+                if (unreplicated := self._state.unreplicated()) is not None:  # The events are stored.
+                    self._fail(appends, unreplicated)
+                    return
         except OutboxError as error:
             self._fail(appends, error)
             if isinstance(error, OutboxLost):
@@ -193,7 +196,7 @@ class Appending:
         while True:
             try:
                 if attempt:
-                    number, rows = await self._database.last_append(self._state.replica)
+                    number, self._state.durability, rows = await self._database.last_append(self._state.replica)
                     if number == append.number:
                         break
                 ids, self._state.durability, segment = await self._database.append(self._state.replica, append)
@@ -219,7 +222,7 @@ class Appending:
             await self._reconnect.wait(attempt, error)
             attempt += 1
             try:
-                last, rows = await self._database.last_append(self._state.replica)
+                last, _, rows = await self._database.last_append(self._state.replica)
             except OutboxUnavailable as again:
                 error = again
                 continue

@@ -284,8 +284,8 @@ class SharedDatabase(Protocol):
     async def requeue(self, replica: int, requeue: RequeueTransaction) -> CommitRow | None:
         """Return the commit row; None if none of the dead letters existed. A check of 0 is unknown."""
 
-    async def last_append(self, replica: int) -> tuple[int, Sequence[CommitRow]]:
-        """Return the number and the commit rows of the replica's last append transaction."""
+    async def last_append(self, replica: int) -> tuple[int, Durability, Sequence[CommitRow]]:
+        """Return the number, the durability and the commit rows of the replica's last append transaction."""
 
     async def move(self, replica: int, move: Move) -> Moved: ...
 

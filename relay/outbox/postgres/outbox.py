@@ -182,11 +182,8 @@ class SharedOutbox:
             return OutboxLost("the outbox has ended: the relay starts again")
         if (failure := parts.reconnect.lasting_failure()) is not None:
             return failure
-        if self._settings.require_replicated and parts.state.durability != "replicated":
-            return OutboxUnavailable(
-                "no synchronous standby confirms the commits of the database (outbox.require_replicated): set "
-                "synchronous_standby_names on its server"
-            )
+        if (unreplicated := parts.state.unreplicated()) is not None:
+            return unreplicated
         waiting_bytes = parts.appending.cost_bytes
         if waiting_bytes and waiting_bytes + cost_bytes > _MAX_WAITING_BYTES:
             return OutboxFull("more events are waiting for the database than memory may hold")

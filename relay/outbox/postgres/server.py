@@ -144,11 +144,12 @@ class PostgresServer:
 
         return await self._append.run(work)
 
-    async def last_append(self, replica: int) -> tuple[int, Sequence[CommitRow]]:
-        async def work(connection: Connection) -> tuple[int, Sequence[CommitRow]]:
+    async def last_append(self, replica: int) -> tuple[int, Durability, Sequence[CommitRow]]:
+        async def work(connection: Connection) -> tuple[int, Durability, Sequence[CommitRow]]:
             await check_fence(connection, sql.FENCE_AND_WAIT, replica, "append")
             found = await rows(connection, sql.LAST_APPEND, {"replica": replica})
-            return (found[0][0] if found else 0), [_commit_row(columns) for _, *columns in found]
+            _, durability, _ = await row(connection, sql.STATE)  # The wait for the fence was a write.
+            return (found[0][0] if found else 0), durability, [_commit_row(columns) for _, *columns in found]
 
         return await self._append.run(work)
 

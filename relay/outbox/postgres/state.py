@@ -18,6 +18,7 @@ from relay.outbox import (
     Ledger,
     OutboxError,
     OutboxShareUsed,
+    OutboxUnavailable,
     ReplicaView,
     RestoredQueue,
     RestoredState,
@@ -167,6 +168,15 @@ class ReplicaState:
             else:
                 remembered |= further.keys()
         return errors
+
+    def unreplicated(self) -> OutboxUnavailable | None:
+        """Return why the last commit is not sufficient for outbox.require_replicated, None if it is."""
+        if not self.settings.require_replicated or self.durability == "replicated":
+            return None
+        return OutboxUnavailable(
+            "no synchronous standby confirms the commits of the database (outbox.require_replicated): set "
+            "synchronous_standby_names on its server"
+        )
 
     def device_problem(self, room_bytes: int, keys: Iterable[DeviceKey] | None = None) -> OutboxError | None:
         """Return why one of these devices (None: of all) may not append although there is room for others."""

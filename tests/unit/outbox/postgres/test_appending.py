@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from relay.config import OutboxSettings
@@ -63,6 +65,21 @@ async def test_an_append_is_stored_once(box: LossyBox, when: str) -> None:
     await box.seen()
     assert len(await box.deliver_all()) == 3
     assert box.on_disk() == box.outbox.ledger() == Ledger(accepted=3, delivered=3)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_an_append_is_not_acknowledged_if_its_commit_is_not_replicated(box: LossyBox, when: str) -> None:
+    """After a failover, the transaction is executed or found on a server without a standby."""
+    box.outbox._parts.state.settings = replace(box.settings, require_replicated=True)
+    box.outbox._parts.state.durability = "replicated"
+    box.database.loses = when
+    with pytest.raises(OutboxUnavailable, match="require_replicated"):
+        await box.outbox.append([event(1)])
+    box.database.durability = "replicated"
+    while not box.outbox.gauges().writable:
+        await asyncio.sleep(0.01)
+    assert await box.outbox.append([event(1)]) == 1
+    assert box.on_disk().accepted == 1
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
