@@ -511,4 +511,41 @@ MUTANTS = (
             "self._unnamed > _UNNAMED_REJECTIONS_MAX",
         ),
     ),
+    mutant(
+        "a box that is switched off is forgotten",
+        "operations",
+        "tests/deploy/test_prometheus.py::test_each_alert_fires_on_its_condition_only",
+        (
+            "deploy/prometheus/fleet.yml",
+            'max by (job, instance) (timestamp(up{job="relay"}) or\n'
+            "          last_over_time(instance:relay_last_seen:timestamp_seconds[1h]))",
+            'max by (job, instance) (timestamp(up{job="relay"}))',
+        ),
+    ),
+    mutant(
+        "gzip is sent to a client that rejects it",
+        "operations",
+        "tests/unit/ops/test_exposition.py::test_gzip_is_used_only_where_the_client_names_it",
+        ("relay/ops/exposition.py", 'weight.strip("0.") != ""', 'weight != ""'),
+    ),
+    mutant(
+        "the sidecar sets the group of the app's pod",
+        "operations",
+        "tests/deploy/test_kubernetes.py::test_the_component_adds_the_relay_and_changes_no_setting_of_the_pod",
+        (
+            "deploy/kubernetes/sidecar/relay.yaml",
+            "    spec:\n      initContainers:",
+            "    spec:\n      securityContext:\n        fsGroup: 65532\n      initContainers:",
+        ),
+    ),
+    mutant(
+        "a labelled app without a group gets a relay that cannot write",
+        "operations",
+        "tests/deploy/test_kubernetes.py::test_a_labelled_object_that_cannot_have_a_relay_fails",
+        (
+            "deploy/kubernetes/sidecar/kustomization.yaml",
+            "      - op: move\n        from: /spec/template/spec/securityContext/fsGroup",
+            "      - op: copy\n        from: /spec/template/spec/securityContext/fsGroup",
+        ),
+    ),
 )
