@@ -71,6 +71,12 @@ rules: .venv/ready-dev ## the alerts and counts of deploy/prometheus as an objec
 wheel: .venv/ready ## dist/event_relay-VERSION-py3-none-any.whl
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
+deb: wheel ## dist/event-relay_VERSION_ARCH.deb for amd64, arm64, and armhf if build/armhf has what deploy/debian/compile-armhf made
+	for arch in amd64 arm64 $$(ls -d build/armhf 2>/dev/null | xargs -r -n 1 basename); do \
+	  SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python deploy/debian/build.py --arch $$arch \
+	    --wheel dist/event_relay-$$($(BIN)/python -c 'import relay; print(relay.__version__)')-py3-none-any.whl \
+	    --compiled build/armhf --to dist || exit 1; done
+
 sbom: .venv-tools/ready ## dist/sbom.json: what an installed relay consists of (CycloneDX)
 	$(PYTHON) -m venv --clear build/sbom && mkdir -p dist
 	build/sbom/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
