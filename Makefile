@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 TOOLS := .venv-tools/bin
 
-.PHONY: help run test test-faults mutants check measure bench newest soak plots format lint types architecture lock rules wheel tools sbom audit clean
+.PHONY: help run test test-faults mutants matrix check measure bench newest soak plots format lint types architecture lock rules wheel tools sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ test-faults: .venv/ready-dev ## the faults of tests/fault at their nightly size 
 
 mutants: .venv/ready-dev ## relays that break one promise each: every one must be caught by its test (minutes)
 	$(BIN)/python -m tests.mutants
+
+matrix: .venv/ready-dev ## tests with each Python at hand, and with the lowest and newest dependencies (MATRIX_ROOTS=; long)
+	$(BIN)/python -m tests.matrix
 
 check: .venv/ready-dev ## format, lint, types, architecture rules, language, quick tests
 	$(BIN)/ruff format --check relay tests bench deploy
