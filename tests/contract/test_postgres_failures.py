@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from relay.config import OutboxSettings
-from relay.outbox import Ledger
+from relay.outbox import Ledger, OutboxFull
 
 from tests.contract.boxes import TV, bodies, close, event
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 _TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'relay test %'"
+_FULL = """
+CREATE FUNCTION public.disk_is_full() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END $$"""
 
 
 @pytest.fixture
@@ -63,6 +66,31 @@ async def test_ended_connections(box: PostgresBox) -> None:
 
     await asyncio.gather(send_all(box, 400), end_connections())
     assert box.on_disk() == box.outbox.ledger() == Ledger(accepted=400, delivered=400)
+
+
+async def test_a_full_disk_of_the_server(box: PostgresBox) -> None:
+    """It rejects appends. Claims and beats continue as soon as there is room."""
+    await box.append([0])
+    watching = box.outbox._parts.watching
+    with box.connect() as connection:
+        connection.execute(_FULL)
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'relay'").fetchall()
+        for (table,) in tables:
+            on = f"BEFORE INSERT OR UPDATE ON relay.{table} EXECUTE FUNCTION public.disk_is_full()"
+            connection.execute(f"CREATE TRIGGER full_disk {on}".encode())
+        with pytest.raises(OutboxFull, match="disk of the database server is full"):
+            await box.outbox.append([event(1)])
+        claiming = asyncio.get_running_loop().create_task(box.claim(1))
+        while box.outbox._parts.reconnect.failure is None:
+            await asyncio.sleep(0.01)
+        for (table,) in tables:
+            connection.execute(f"DROP TRIGGER full_disk ON relay.{table}".encode())
+    assert (await claiming).bodies == bodies([0])
+    await box.settle()
+    beats = watching._beats
+    while watching._beats == beats:
+        await asyncio.sleep(0.01)
+    assert box.on_disk() == Ledger(accepted=1, delivered=1)
 
 
 async def test_a_killed_server(box: PostgresBox, postgres_cluster: PostgresCluster) -> None:

@@ -148,6 +148,12 @@ MUTANTS = (
         (f"{SHARED}/sql.py", "IN ('on', 'remote_apply')\n", "IN ('on', 'local')\n"),
     ),
     mutant(
+        "full disk of the server that ends forwarding and beats",
+        "G1",
+        "tests/contract/test_postgres_failures.py::test_a_full_disk_of_the_server",
+        (f"{SHARED}/connection.py", "if is_append and isinstance(", "if isinstance("),
+    ),
+    mutant(
         "202 for a commit that a failover left without its standby",
         "G1",
         f"{UNIT}/test_appending.py::test_an_append_is_not_acknowledged_if_its_commit_is_not_replicated",

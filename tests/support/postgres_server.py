@@ -96,11 +96,11 @@ class PostgresCluster:
     def remove(self) -> None:
         shutil.rmtree(self._directory)
 
-    def create_database(self) -> str:
+    def create_database(self, options: str = "") -> str:
         """Return the URL of a new database."""
         self._databases += 1
         name = f"test{self._databases}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name} {options}")
         return self.url(name)
 
     def url(self, database: str) -> str:

@@ -75,6 +75,7 @@ class Session:
         name = f"relay {settings.replica_name} {role}"
         self._parameters = {"connect_timeout": _CONNECT_S, **parse_url(settings.url), "application_name": name}
         self._settings = settings
+        self._is_for_appends = role == "append"
         self._tasks = tasks
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
@@ -104,7 +105,7 @@ class Session:
                 return await self._limited(connection, work)
             except (psycopg.Error, OSError) as error:
                 await self._drop()
-                raise _failure(error) from None
+                raise _failure(error, is_append=self._is_for_appends) from None
             except BaseException:
                 await self._drop()
                 raise
@@ -143,9 +144,9 @@ def _shut_down(connection: Connection) -> None:
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
-def _failure(error: Exception) -> OutboxError:
-    """Return the error for callers."""
+def _failure(error: Exception, *, is_append: bool) -> OutboxError:
+    """Return the error for callers. Only appends are rejected while the disk is full, all else is tried again."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, errors.DiskFull):
+    if is_append and isinstance(error, errors.DiskFull):
         return OutboxFull(f"the disk of the database server is full: {reason}")
     return OutboxUnavailable(f"the database does not respond ({reason}): whether the events were stored is unknown")
