@@ -95,11 +95,17 @@ tools: .venv-tools/ready ## what checks deployment files and dependencies, in an
 clean: ## remove what make made
 	rm -rf .venv .venv-tools .venv-newest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("the relay needs Python 3.11 or newer; set PYTHON=...")'
-	$(PYTHON) -m venv .venv
+# The last file that venv writes. Without Debian's package of venv it leaves an environment without pip: start again.
+.venv/bin/pip:
+	@command -v $(firstword $(PYTHON)) >/dev/null || { echo '$(PYTHON) is not installed: install Python 3.11 or newer' \
+	  '(Debian, Ubuntu: as root, apt-get install python3-venv), or name one with make PYTHON=/path/to/python'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("$(PYTHON) is Python %d.%d, and the relay needs 3.11" \
+	  " or newer: name one with make PYTHON=/path/to/python" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(PYTHON) -c 'import sys; sys.exit("$(PYTHON) has no venv:" \
+	  " install it (Debian, Ubuntu: as root, apt-get install python%d.%d-venv), then repeat this command" % sys.version_info[:2])'
+	$(PYTHON) -m venv --clear .venv
 
-.venv/ready: .venv/bin/python requirements.lock pyproject.toml
+.venv/ready: .venv/bin/pip requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
