@@ -66,6 +66,11 @@ class Child:
                 found.append(value)
         return found
 
+    def wait(self) -> None:
+        """Wait until the program has ended by itself."""
+        if self._process.wait(PATIENCE_S * 5):
+            raise RuntimeError(f"{self._process.args} failed:\n{self._log.read_text()[-2000:]}")
+
     def stop(self) -> int:
         """Send SIGTERM, then SIGKILL after 30 seconds. Return the exit code."""
         if self._process.poll() is None:

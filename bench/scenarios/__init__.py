@@ -19,6 +19,7 @@ from bench.scenarios import (
     limits,
     outage,
     policy,
+    shared,
     slow,
     soak,
     start,
@@ -45,6 +46,10 @@ HEAVY: dict[str, Scenario] = {
     "outage": outage.outage,
     "growth": growth.growth,
     "soak": soak.soak,
+    "shared_appends": shared.appends,
+    "shared_life": shared.life,
+    "shared_single": shared.single,
+    "shared_files": shared.files,
     "loops": accept.loops,
     "forms": forms.forms,
 }

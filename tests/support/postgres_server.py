@@ -96,6 +96,10 @@ class PostgresCluster:
     def remove(self) -> None:
         shutil.rmtree(self._directory)
 
+    @property
+    def pid(self) -> int:
+        return int(Path(self._data, "postmaster.pid").read_text().splitlines()[0])
+
     def create_database(self, options: str = "") -> str:
         """Return the URL of a new database."""
         self._databases += 1
