@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from bench.report import Row
 from bench.scenarios import (
     accept,
+    account,
     batch,
     devices,
     drain,
@@ -38,6 +39,7 @@ HEAVY: dict[str, Scenario] = {
     "drain": drain.drain,
     "waiting": waiting.waiting,
     "wear": wear.wear,
+    "account": account.account,
     "start": start.start,
     "memory": idle.memory,
     "devices": devices.devices,

@@ -428,6 +428,30 @@ MUTANTS = (
         (f"{ENGINE}/deletion.py", "if missing_bytes > 0:", "if missing_bytes > 1 << 40:"),
     ),
     mutant(
+        "deleted rows write their pages",
+        "G9",
+        "tests/unit/outbox/sqlite/test_statements_deletion.py::test_pages_of_the_oldest_rows_are_not_written",
+        (f"{SQLITE}/statements.py", "bytes <= {PAGE_BYTES // 2} AND", "bytes <= 0 AND"),
+    ),
+    mutant(
+        "the rows of the stub are the oldest rows of the log",
+        "G9",
+        "tests/unit/outbox/sqlite/test_statements_deletion.py::test_rows_of_the_stub_count_once",
+        (f"{SQLITE}/statements.py", "after_seq = last_seq", "after_seq = 0"),
+    ),
+    mutant(
+        "the rows of the stub are counted again",
+        "G1",
+        "tests/unit/outbox/engine/test_deletion.py::test_rows_before_the_first_row_do_not_count",
+        (f"{ENGINE}/deletion.py", "max(self.first_row, deleted.first_row)", "deleted.first_row"),
+    ),
+    mutant(
+        "an emptied log has rows left",
+        "G1",
+        "tests/unit/outbox/engine/test_deletion.py::test_rows_before_the_first_row_do_not_count",
+        (f"{ENGINE}/deletion.py", "0 if deleted.first_row is None else self.rows", "self.rows"),
+    ),
+    mutant(
         "calls delayed while events are dropped",
         "G6",
         "tests/unit/outbox/sqlite/test_space.py::test_claims_and_settles_complete_although_each_append_drops_events",

@@ -20,7 +20,7 @@ _GARBAGE_ROWS = 512
 """Minimum number of settled rows to delete at once, so that a single event does not cost a delete."""
 _IDLE_GARBAGE_ROWS = 4096
 """Minimum number of settled rows for a commit that only deletes."""
-_TRUNCATED_ROWS = 20_000
+_TRUNCATED_ROWS = 50_000
 """Largest log that one statement empties when no event is pending, in about 10 ms."""
 _COMMON_ROW_BYTES = 400
 _CLEANUP_DELAY_MS = 5_000
@@ -66,10 +66,10 @@ class LogExtent:
         self.last_row = last_seq
 
     def delete(self, seq_range: DeletionRange, deleted: Deleted, next_seq: int) -> None:
-        self.rows -= deleted.rows
+        self.rows = 0 if deleted.first_row is None else self.rows - deleted.rows
         sweep_from = seq_range.last_seq + 1 if seq_range.kind == "holes" else self.search.sweep_from
         self.search = self.search._replace(sweep_from=sweep_from, look_again_at=0)
-        self.first_row = next_seq if deleted.first_row is None else deleted.first_row
+        self.first_row = next_seq if deleted.first_row is None else max(self.first_row, deleted.first_row)
         self.last_row = next_seq - 1 if deleted.last_row is None else deleted.last_row
 
 

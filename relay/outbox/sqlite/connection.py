@@ -1,8 +1,7 @@
 """The SQLite connection: its PRAGMAs, its transactions, and the thread that uses it.
 
-Rule: callers pass a plain function to `DatabaseThread.run`, which calls the function with the
-Database. Nothing else uses the connection, so that no other statement can run between two
-statements of the function.
+Rule: callers pass a plain function to `DatabaseThread.run`, which calls the function with the Database. Nothing else
+uses the connection, so that no other statement can run between two statements of the function.
 """
 
 from __future__ import annotations

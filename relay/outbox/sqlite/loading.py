@@ -100,9 +100,9 @@ def forget_free(database: sqlite3.Connection, boot_id: str, max_rows: int, may_f
     nothing if the log has more than `max_rows` rows, because this function reads all of them.
     """
     boot, last_boot_id, rows = database.execute(
-        "SELECT boot, boot_id, (SELECT max(seq) - min(seq) FROM log) FROM ledger"
+        "SELECT boot, boot_id, (SELECT count(*) FROM (SELECT 1 FROM log LIMIT ? + 1)) FROM ledger", (max_rows,)
     ).fetchone()
-    if (rows or 0) > max_rows:
+    if rows > max_rows:
         return
 
     def may_forget_now(window: object, stored_in: object) -> bool:
@@ -122,8 +122,7 @@ def forget_free(database: sqlite3.Connection, boot_id: str, max_rows: int, may_f
 def read_chunk(database: sqlite3.Connection, after_seq: int, to_seq: int) -> LogChunk | None:
     """Return the next rows of the log; None if there are no more.
 
-    Raise Broken if a value is invalid or the rows are out of order, because such rows can hide
-    others.
+    Raise Broken if a value is invalid or the rows are out of order, because such rows can hide others.
     """
     first, last, seqs_text, *texts = database.execute(_READ_ROWS, (after_seq, to_seq, CHUNK_ROWS)).fetchone()
     if last is None:
@@ -219,11 +218,7 @@ def _read_slices(database: sqlite3.Connection, after_seq: int, last_seq: int) ->
 
 
 def _read_ids(database: sqlite3.Connection, after_seq: int, to_seq: int) -> Iterator[IdSlice]:
-    """Yield the ids of ranges of the log.
-
-    There is one range if the log has no gap and each id has 16 bytes. Otherwise each row is read
-    separately.
-    """
+    """Yield the ids of ranges of the log: one range if it has no gap and each id has 16 bytes, otherwise each row."""
     seq_range = (after_seq, to_seq)
     row = database.execute(_READ_IDS, seq_range).fetchone()
     rows, first, last, shortest, longest, queue_ids_text, ids, checks_text = row

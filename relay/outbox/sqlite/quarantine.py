@@ -1,9 +1,8 @@
 """Quarantined events of a cloned installation: they stay pending until an operator decides.
 
-The events of a device queue with quarantined_after < seq <= quarantined_to are quarantined,
-although its cursor is larger. Rules: one transaction changes the owner and quarantines the events.
-An adopted event is appended again, so that the cursor of a queue only grows. Neither changes the
-ledger's totals.
+The events of a device queue with quarantined_after < seq <= quarantined_to are quarantined, although its cursor is
+larger. Rules: one transaction changes the owner and quarantines the events. An adopted event is appended again, so that
+the cursor of a queue only grows. Neither changes the ledger's totals.
 """
 
 from __future__ import annotations

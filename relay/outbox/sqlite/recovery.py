@@ -1,14 +1,13 @@
 """Opening an outbox: check the file, and if it is broken, quarantine it and salvage its rows.
 
-Rules: one SQLITE_CORRUPT is no proof, because a failing file system causes it, too. So a file is
-opened twice before it is quarantined. A broken file is renamed, never deleted. A file of a newer
-relay or of another program is rejected and not changed. The same applies to a broken file if the
-caller does not allow repairs (`Recovery.allowed`).
+Rules: one SQLITE_CORRUPT is no proof, because a failing file system causes it, too. So a file is opened twice before it
+is quarantined. A broken file is renamed, never deleted. A file of a newer relay or of another program is rejected and
+not changed. The same applies to a broken file if the caller does not allow repairs (`Recovery.allowed`).
 
-Opening checks the schema, both ends of the log, the length of the file, and every value of the
-device queues and the ledger. It runs `quick_check` only after an unclean stop, for files up to
-64 MiB, or after an SQLITE_CORRUPT. Checking a full backlog of 440 MB would take seconds, and the
-bodies have checksums. `Recovery.condemned` contains errors that loading has found.
+Opening checks the schema, both ends of the log, the length of the file, and every value of the device queues and the
+ledger. It runs `quick_check` only after an unclean stop, for files up to 64 MiB, or after an SQLITE_CORRUPT. Checking a
+full backlog of 440 MB would take seconds, and the bodies have checksums. `Recovery.condemned` contains errors that
+loading has found.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Salvage: copy all readable rows of a broken file into a new file.
 
-Rules: salvage skips unreadable rows, one by one if necessary. Seqs, queue ids and event ids do not
-change. A row whose queue is lost goes to the queue of the device in its body. A changed body is
-copied, too, and detected when it is claimed. The ledger of the new file is balanced; loading detects
-events that are missing from the log. Salvage never writes to the broken file. The duration is
-limited by the size of the file and the number of unreadable ranges.
+Rules: salvage skips unreadable rows, one by one if necessary. Seqs, queue ids and event ids do not change. A row whose
+queue is lost goes to the queue of the device in its body. A changed body is copied, too, and detected when it is
+claimed. The ledger of the new file is balanced; loading detects events that are missing from the log. Salvage never
+writes to the broken file. The duration is limited by the size of the file and the number of unreadable ranges.
 """
 # ruff: noqa: S608 - tables and columns are constants, values are bound
 
@@ -80,10 +79,9 @@ def salvage(broken: Path, new: sqlite3.Connection) -> Salvaged:
 def _opened(broken: Path, copy: Path, new: sqlite3.Connection) -> sqlite3.Connection:
     """Open the broken file read-only, or, if SQLite cannot read all its tables so, open a copy.
 
-    A copy is necessary if the write-ahead log has commits that SQLite did not copy into the database,
-    or if the first page has lost the header or the schema, or has the schema of an older version. In
-    the copy, the first page of a new outbox takes its place: the root pages of the tables are the same
-    in every version. Offsets: https://www.sqlite.org/fileformat2.html#the_database_header
+    A copy is necessary if the write-ahead log has commits that SQLite did not copy into the database, or if the first
+    page has lost the header or the schema, or has an older schema. In the copy, the first page of a new outbox takes
+    its place: the root pages of the tables are always the same. https://www.sqlite.org/fileformat2.html#the_database_header
     """
     if not files.has_log(broken):
         old = sqlite3.connect(f"file:{quote(str(broken.absolute()))}?immutable=1", uri=True, isolation_level=None)

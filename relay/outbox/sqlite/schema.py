@@ -1,14 +1,14 @@
 """The tables of the outbox, and the migrations from older versions.
 
-Rules: each version has one migration, which runs in its own transaction, so that the next start
-resumes after a kill. `MIGRATIONS[n]` leads to user_version n + 1. `recovery` rejects a file of a
-newer relay before it is migrated. A migration adds or renames columns and does not move a table to
-another root page, because `salvage` reads a file of any version with the newest schema.
+Rules: each version has one migration, which runs in its own transaction, so that the next start resumes after a kill.
+`MIGRATIONS[n]` leads to user_version n + 1. `recovery` rejects a file of a newer relay before it is migrated. A
+migration adds or renames columns and does not move a table to another root page, because `salvage` reads a file of any
+version with the newest schema.
 
-The log is append-only: a row is inserted once and deleted, never updated. An event is pending if
-its row exists and its seq is larger than the cursor of its device queue, or if it is quarantined.
-`accepted + requeued` is the last seq minus `adopted`, so that an append updates no counter. The
-other totals are the sums of the ledger's row and of `delivered` of the device queues.
+The log is append-only: a row is inserted once and deleted, never updated. An event is pending if its row exists and its
+seq is larger than the cursor of its device queue, or if it is quarantined. `accepted + requeued` is the last seq minus
+`adopted`, so that an append updates no counter. The other totals are the sums of the ledger's row and of `delivered` of
+the device queues.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from relay.outbox.sqlite.connection import PAGE_BYTES
 
 _LOCAL_BYTES = PAGE_BYTES - 35
 """The longest row without overflow pages (https://www.sqlite.org/fileformat2.html#payload_overflow)."""
-_ROW_BYTES = 60
+ROW_BYTES = 60
 """Maximum size of a row without its body."""
 _QUEUE_PAGES = 2
 """Pages written when the row of a device queue changes: its page, and a neighbour if the row grows."""
@@ -52,15 +52,15 @@ def cost_bytes(body_bytes: Sequence[int]) -> int:
     """Return the maximum growth of the used pages by rows with these bodies."""
     if max(body_bytes, default=0) > _SMALL_BYTES:
         return sum(map(_row_cost_bytes, body_bytes))
-    return sum(body_bytes) * 5 // 4 + _ROW_BYTES * len(body_bytes)
+    return sum(body_bytes) * 5 // 4 + ROW_BYTES * len(body_bytes)
 
 
 def _row_cost_bytes(body_bytes: int) -> int:
     """Return the size of the pages of one event: its share of a page with several rows, or its own pages."""
-    row_bytes = body_bytes + _ROW_BYTES
+    row_bytes = body_bytes + ROW_BYTES
     if row_bytes > _LOCAL_BYTES:
         return row_bytes + 2 * PAGE_BYTES
-    return PAGE_BYTES // (_LOCAL_BYTES // row_bytes) + _ROW_BYTES
+    return PAGE_BYTES // (_LOCAL_BYTES // row_bytes) + ROW_BYTES
 
 
 def written_pages(commands: Sequence[Command]) -> tuple[int | None, int]:

@@ -1,9 +1,8 @@
 """The statements of a commit: one function per command, run on the thread of the connection.
 
-Rules: `connection.commit` calls these functions and may roll them back. They use neither memory of
-the event loop nor asyncio. A statement processes many rows, and a query returns many rows as one
-value, because each sqlite3 step releases the interpreter lock and waits for it again (with a busy
-event loop, reading 500 bodies one by one took 30 ms, and 4.5 ms as one value).
+Rules: `connection.commit` calls these functions and may roll them back. They use neither memory of the event loop nor
+asyncio. A statement processes many rows, and a query returns many rows as one value, because each sqlite3 step waits
+for the interpreter lock (beside a busy loop, 500 bodies one by one took 30 ms, as one value 4.5 ms).
 """
 # ruff: noqa: S608 - the parts are constants of this package, values are bound
 
@@ -25,6 +24,7 @@ from relay.outbox.engine.dedupe_window import CHECK_BYTES, DEAD, ID_BYTES, pack_
 from relay.outbox.sqlite.connection import PAGE_BYTES, Database, Step
 from relay.outbox.sqlite.dead_letters import delete_excess
 from relay.outbox.sqlite.schema import CHECK_OF_ROW, ID_OF_ROW
+from relay.outbox.sqlite.space import ROW_BYTES
 
 _encode = msgspec.json.Encoder().encode
 
@@ -72,6 +72,14 @@ _SETTLE = """
     WHERE queue_id = ?"""
 
 
+_READ_STUB = f"""
+    SELECT coalesce(max(seq) + 1, :first_seq), count(*) FROM (
+        SELECT seq, sum(length(body) + {ROW_BYTES}) OVER (ORDER BY seq) AS bytes FROM (
+            SELECT seq, body FROM log WHERE seq BETWEEN :first_seq AND :last_seq
+            ORDER BY seq LIMIT {PAGE_BYTES // ROW_BYTES}))
+    WHERE bytes <= {PAGE_BYTES // 2} AND NOT EXISTS (SELECT 1 FROM log WHERE seq < :first_seq)"""
+
+
 def add_queues(database: sqlite3.Connection, command: c.AddQueues) -> None:
     """Insert rows of device queues. tenant_id is text, because it may exceed SQLite's integers."""
     database.executemany(
@@ -83,8 +91,7 @@ def add_queues(database: sqlite3.Connection, command: c.AddQueues) -> None:
 def insertion(command: c.InsertEvents) -> Step:
     """Return the step of a commit that inserts rows. The event loop joins their values, and one statement splits them.
 
-    So one step inserts all rows of a commit, without a Python object per value. That takes 1.9 µs per row; statements
-    of 64 rows took 2.8 µs (800 rows per commit, idle machine).
+    That takes 1.9 µs per row; statements of 64 rows took 2.8 µs (800 rows per commit, idle machine).
     """
     first_seq, at_ms, queue_ids, ids, crcs, received_crcs, bodies, sizes = command
     rows = chain.from_iterable(zip(queue_ids, crcs, received_crcs, strict=True))
@@ -146,24 +153,33 @@ def insert_dead_letters(
 
 
 def delete_settled(database: sqlite3.Connection, command: c.DeleteSettled) -> c.Deleted:
+    """Delete rows. Half a page of the log's oldest rows stays (the stub); for the engine they are deleted.
+
+    SQLite merges a page that is nearly empty with its neighbours. Beside a half full page, that frees the next page,
+    which the commit has not changed and does not write. Without a stub it writes pages, and frees them later.
+    """
     seq_range, kind, shrink_bytes = command
+    first_seq, last_seq = seq_range[:2]
     _remember_range(database, seq_range)
     if kind == "all":
         return c.Deleted(database.execute("DELETE FROM log").rowcount, None, None)
+    after_seq = stub = 0
+    if kind == "front":
+        after_seq = last_seq
+        first_seq, stub = database.execute(_READ_STUB, {"first_seq": first_seq, "last_seq": last_seq}).fetchone()
     (free_before,) = database.execute("PRAGMA freelist_count").fetchone()
     done = (
         " AND seq <= coalesce((SELECT cursor FROM device_queues AS q WHERE q.queue_id = log.queue_id), seq)"
         + _NOT_QUARANTINED
     )
     rows = database.execute(
-        "DELETE FROM log WHERE seq BETWEEN ? AND ?" + (done if kind == "holes" else ""),
-        (seq_range.first_seq, seq_range.last_seq),
+        "DELETE FROM log WHERE seq BETWEEN ? AND ?" + (done if kind == "holes" else ""), (first_seq, last_seq)
     ).rowcount
     if kind == "tail":
         (free,) = database.execute("PRAGMA freelist_count").fetchone()
         _vacuum(database, min(free - free_before, shrink_bytes // PAGE_BYTES))
-    first, last = database.execute("SELECT (SELECT min(seq) FROM log), (SELECT max(seq) FROM log)").fetchone()
-    return c.Deleted(rows, first, last)
+    ends = "SELECT (SELECT min(seq) FROM log WHERE seq > ?), (SELECT max(seq) FROM log)"
+    return c.Deleted(rows + stub, *database.execute(ends, (after_seq,)).fetchone())
 
 
 def drop(database: sqlite3.Connection, command: c.DropEvents) -> int:
@@ -213,11 +229,9 @@ def correct_ledger(database: sqlite3.Connection, command: c.CorrectLedger) -> No
 def _read_bodies(
     database: sqlite3.Connection, seqs: Sequence[int], sizes: Sequence[int]
 ) -> tuple[list[bytes], list[bool | None]]:
-    """Return the bodies in order, and whether the relay inserted the timestamp of each: None if its
-    checksum does not match.
+    """Return the bodies in order, and whether the relay inserted the timestamp of each: None if its checksum is wrong.
 
-    One query returns all bodies as one value, which is split by the sizes. If they do not fit, the
-    disk has changed a row, and each row is read separately.
+    One query returns all bodies as one value. If the sizes do not fit, the disk has changed a row.
     """
     crcs, joined = database.execute(_READ_TOGETHER, (json.dumps(seqs),)).fetchone()
     if crcs is not None and joined is not None and len(joined) == sum(sizes):

@@ -232,10 +232,9 @@ class SqliteStorage:
     async def _make_way(self, pages: int | None, appended_pages: int) -> None:
         """Make space in the log for a commit of at most `pages` pages.
 
-        A checkpoint costs three syncs, so there is none while the log has space. Half of the log is
-        enough for any commit, even if `pages` counts a page per queue although queues share pages.
-        If the events of the commit need more, the log restarts before them. With durability "full"
-        the file is extended for the commit, see `wal`.
+        A checkpoint costs three syncs, so there is none while the log has space. Half of the log is enough for any
+        commit, because queues share pages. If its events need more, the log restarts before them. With durability
+        "full" the file is extended for the commit, see `wal`.
         """
         wal_bytes = self._limits.log_bytes
         new_bytes = wal_bytes // 2

@@ -1,10 +1,8 @@
 """The file of the write-ahead log: its frames, and the zeros after them.
 
-This module reads SQLite's file format: the headers of the WAL and of its frames,
-https://www.sqlite.org/fileformat2.html#walformat. SQLite reports the size of the log only in a
-checkpoint, and a truncating checkpoint after every commit would cost an inode update per fsync. So
-SQLite reuses the log in place, and the salts of the header identify the frames written since the
-log last restarted.
+This module reads SQLite's file format (https://www.sqlite.org/fileformat2.html#walformat). SQLite reports the size of
+the log only in a checkpoint, and a truncating checkpoint after every commit would cost an inode update per fsync. So
+SQLite reuses the log in place, and the salts of the header identify the frames since the log last restarted.
 
 `reserve` extends the file with zeros, so that a commit overwrites blocks and changes no file size.
 SQLite ends its recovery at the first frame whose salts are not the header's, so zeros after the
@@ -127,11 +125,10 @@ class Wal:
 
 
 def _write_zeros(fd: int, offset: int, end: int) -> None:
-    """Write zeros from `offset` to `end`, or raise OSError.
+    """Write zeros from `offset` to `end`, or raise OSError. One write per page.
 
-    One write per page: after a larger write the kernel may cache the file in folios of many pages,
-    and each later write of a frame then makes a whole folio dirty (measured: 8,170 instead of 1,667
-    bytes an event in /proc/PID/io).
+    Otherwise the kernel may cache the file in folios of many pages, and each later frame makes a whole folio dirty
+    (8,170 instead of 1,667 bytes an event in /proc/PID/io).
     """
     while offset < end:
         offset += os.pwrite(fd, _ZEROS[: min(PAGE_BYTES - offset % PAGE_BYTES, end - offset)], offset)

@@ -41,11 +41,11 @@ def log_of(rows: int, first_row: int = 1, **search: int) -> LogExtent:
     [
         pytest.param(511, 0, None, {}, None, id="few settled rows, idle"),
         pytest.param(512, 0, None, {}, (1, 512, "all"), id="no pending event"),
-        pytest.param(20_000, 0, 0, {}, (1, 20_000, "all"), id="no pending event, with an append"),
-        pytest.param(20_001, 0, None, {"window": 0}, (15_906, 20_001, "tail"), id="large log without pending events"),
-        pytest.param(20_001, 0, None, {}, (15_906, 20_001, "tail"), id="free space for the ids"),
-        pytest.param(20_001, 0, None, {"space": TIGHT}, (1, 53, "front"), id="space for the ids of the rows first"),
-        pytest.param(20_001, 0, None, {"is_busy": lambda: True}, None, id="idle cleanup waits for requests"),
+        pytest.param(50_000, 0, 0, {}, (1, 50_000, "all"), id="no pending event, with an append"),
+        pytest.param(50_001, 0, None, {"window": 0}, (45_906, 50_001, "tail"), id="large log without pending events"),
+        pytest.param(50_001, 0, None, {}, (45_906, 50_001, "tail"), id="free space for the ids"),
+        pytest.param(50_001, 0, None, {"space": TIGHT}, (1, 53, "front"), id="space for the ids of the rows first"),
+        pytest.param(50_001, 0, None, {"is_busy": lambda: True}, None, id="idle cleanup waits for requests"),
         pytest.param(4_500, 400, None, {}, (1, 4_096, "front"), id="enough settled rows, idle"),
         pytest.param(4_500, 400, None, {"space": LARGE}, (1, 512, "front"), id="limit of the deleted blocks"),
         pytest.param(4_495, 400, None, {}, None, id="too few settled rows for an idle cleanup"),
@@ -103,6 +103,15 @@ def test_empty_log_begins_at_the_next_seq() -> None:
     log = log_of(600)
     log.delete(DeletionRange(1, 600, "all"), Deleted(600, None, None), 601)
     assert (log.rows, log.first_row, log.last_row) == (0, 601, 600)
+
+
+def test_rows_before_the_first_row_do_not_count() -> None:
+    """A store may keep deleted rows; deleting the newest or all rows does not bring them back."""
+    log = log_of(600, first_row=101)
+    log.delete(DeletionRange(401, 700, "tail"), Deleted(300, 1, 400), 701)
+    assert (log.rows, log.first_row, log.last_row) == (300, 101, 400)
+    log.delete(DeletionRange(101, 400, "all"), Deleted(304, None, None), 701)
+    assert (log.rows, log.first_row, log.last_row) == (0, 701, 700)
 
 
 def test_cleanup_runs_when_idle_and_every_five_seconds() -> None:
