@@ -85,7 +85,8 @@ def unpack(wheel: Path, library: Path) -> None:
 
 def install_files(root: Path) -> None:
     """Copy units, configuration and documentation."""
-    units = {f"deploy/systemd/{p.name}": f"usr/lib/systemd/system/{p.name}" for p in ROOT.glob("deploy/systemd/*.s*")}
+    found = [path.name for path in (ROOT / "deploy/systemd").iterdir() if path.suffix in (".service", ".socket")]
+    units = {f"deploy/systemd/{name}": f"usr/lib/systemd/system/{name}" for name in found}
     for source, target in (INSTALLED | PROGRAMS | units).items():
         (root / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / source, root / target)

@@ -94,6 +94,17 @@ def test_each_architecture_has_all_locked_dependencies(arch: str, left_out: set[
     assert [name for name in everything if name not in names] == sorted(left_out)
 
 
+def test_units_configuration_and_control_files_are_installed(tmp_path: Path) -> None:
+    module = script()
+    module.install_files(tmp_path)
+    module.describe(tmp_path, "amd64", "1.2.3")
+
+    units = {path.name for path in (tmp_path / "usr/lib/systemd/system").iterdir()}
+    assert {"event-relay.service", "event-relay.service.d", "event-relay-http.socket"} <= units
+    assert "python3 (>= 3.11), python3 (<< 3.15)" in (tmp_path / "DEBIAN/control").read_text()
+    assert "  usr/bin/event-relay\n" in (tmp_path / "DEBIAN/md5sums").read_text()
+
+
 @pytest.mark.parametrize("name", ["postinst", "prerm", "postrm", "rtupdate", "compile-armhf"])
 def test_scripts_have_no_syntax_error(name: str) -> None:
     subprocess.run(["sh", "-n", DEBIAN / name], check=True)
@@ -136,7 +147,7 @@ def built(to: Path) -> Path:
     subprocess.run([*pip, str(source)], check=True, capture_output=True)
     [packed] = to.glob("*.whl")
     command = [sys.executable, DEBIAN / "build.py", "--arch", "amd64", "--wheel", packed, "--to", to]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True)
     return to / f"event-relay_{__version__}_amd64.deb"
 
 
