@@ -55,7 +55,7 @@ class Pending:
         return b""
 
     async def until(self, events: int) -> None:
-        while sum(self.events.values()) != events:
+        while sum(self.events.values()) < events:
             self.changed.clear()
             await self.changed.wait()
 
