@@ -154,6 +154,22 @@ MUTANTS = (
         (f"{SHARED}/connection.py", "if is_append and isinstance(", "if isinstance("),
     ),
     mutant(
+        "one cursor over the seqs of all relays",
+        "G1",
+        f"{SWARM}::test_shared_worlds",
+        (
+            f"{SHARED}/commits.py",
+            "        self.positions[row.replica] = row.id\n",
+            "        self.positions.update(dict.fromkeys([*self.positions, row.replica], row.id))\n",
+        ),
+    ),
+    mutant(
+        "queue group released while a statement has its events",
+        "G4",
+        f"{UNIT}/test_forwarding.py::test_a_queue_group_is_not_released_while_a_statement_has_its_events",
+        (f"{SHARED}/queues.py", "return not self.is_busy and (", "return ("),
+    ),
+    mutant(
         "202 for a commit that a failover left without its standby",
         "G1",
         f"{UNIT}/test_appending.py::test_an_append_is_not_acknowledged_if_its_commit_is_not_replicated",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from typing import Any
 
 
@@ -27,18 +27,23 @@ class TcpProxy:
         copy.add_done_callback(self._copies.discard)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self.passing.wait()
-        target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        try:
+            await self.passing.wait()
+            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except BaseException as error:
+            writer.close()
+            if isinstance(error, OSError):  # The target does not run.
+                return
+            raise
         self._start(self._copy(reader, target_writer))
         self._start(self._copy(target_reader, writer))
 
     async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
+        with suppress(OSError), closing(target):
             while data := await source.read(1 << 16):
                 await self.passing.wait()
                 target.write(data)
                 await target.drain()
-        target.close()
 
     async def stop(self) -> None:
         for copy in self._copies:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from relay.config import OutboxSettings
 from relay.outbox import Ledger, OutboxUnavailable
-from relay.outbox.postgres.database import Move, Moved
+from relay.outbox.postgres.database import Move, Moved, group_of
 from relay.outbox.postgres.outbox import SharedOutbox
 from relay.runtime.tasks import Tasks
 
-from tests.contract.boxes import SharedBox, bodies, close
+from tests.contract.boxes import TV, SharedBox, bodies, close
 from tests.support.memory_database import MemoryDatabase
 
 
@@ -19,8 +19,10 @@ class LossyMoves(MemoryDatabase):
     """A connection that is lost during the next forward transaction, before or after the commit."""
 
     loses = ""
+    during: Callable[[], object] = staticmethod(lambda: None)
 
     async def move(self, replica: int, move: Move) -> Moved:
+        self.during()
         loses, self.loses = self.loses, ""
         if loses == "before":
             raise OutboxUnavailable("lost")
@@ -53,3 +55,16 @@ async def test_a_claim_and_a_settlement_are_executed_once(box: LossyMovesBox, wh
     await box.settle()
     assert await box.deliver(10) == bodies([3, 4])
     assert box.on_disk() == box.outbox.ledger() == Ledger(accepted=5, delivered=5)
+
+
+async def test_a_queue_group_is_not_released_while_a_statement_has_its_events(box: LossyMovesBox) -> None:
+    state, group, released = box.outbox._parts.state, group_of(box.queues[TV]), list[bool]()
+
+    def during() -> None:
+        state.leaving.add(group)
+        released.append(group in state.releasable())
+        state.leaving.discard(group)
+
+    box.database.during = during
+    await box.claim(3)
+    assert released == [False]
