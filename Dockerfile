@@ -23,6 +23,8 @@ RUN python -m pip install --no-cache-dir --no-compile --require-hashes -r requir
       ${POSTGRES:+-r requirements-postgres.lock}
 COPY pyproject.toml README.md LICENSE config.example.toml ./
 COPY relay ./relay
+# The package contains links to unit, alerts and dashboard.
+COPY deploy ./deploy
 # The bytecode is not compared with its source, because the root file system is read-only. This halves the start time.
 RUN python -m pip install --no-cache-dir --no-compile --no-deps . \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/event-relay

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 COMMANDS: Mapping[str, str] = {
     "run": "Run the relay.",
     "check-config": "Print the effective configuration and the source of each value.",
-    "config": "Print the example configuration or its JSON Schema.",
+    "config": "Print the example configuration, its schema, the unit, alerts or dashboard.",
     "demo": "Run a sandbox upstream, a relay and simulated devices.",
     "sandbox": "Run a stand-in upstream for development.",
     "send": "Send one event to a running relay.",

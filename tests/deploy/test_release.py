@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from relay import __version__
+from relay.cli.config import FILES
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("relay", "pyproject.toml", "README.md", "LICENSE")
@@ -45,6 +46,7 @@ def test_the_wheel_contains_every_file_of_the_package(wheel: Path) -> None:
     }
 
     assert "relay/py.typed" in packed
+    assert {f"relay/config/{name}" for name, _ in FILES.values()} <= packed
     assert packed == ours
 
 
