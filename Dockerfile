@@ -27,20 +27,25 @@ COPY relay ./relay
 COPY deploy ./deploy
 # The bytecode is not compared with its source, because the root file system is read-only. This halves the start time.
 RUN python -m pip install --no-cache-dir --no-compile --no-deps . \
-    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/event-relay
+    && python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash /opt/event-relay
 
 FROM ${PYTHON}
 # The slim images of Python contain no bytecode of the standard library.
-RUN groupadd --system --gid 65532 event-relay && useradd --system --uid 65532 --gid event-relay --no-create-home event-relay \
+# useradd would write the day of the build.
+RUN echo 'event-relay:x:65532:' >> /etc/group && echo 'event-relay:x:65532:65532::/nonexistent:/usr/sbin/nologin' >> /etc/passwd \
     && install -d -o 65532 -g 65532 -m 0700 /data \
-    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash -x '/(test|tests|idlelib|lib2to3|ensurepip|pydoc_data|site-packages)/' \
+    && python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash -x '/(test|tests|idlelib|lib2to3|ensurepip|pydoc_data|site-packages)/' \
        "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 COPY --from=build /opt/event-relay /opt/event-relay
+# Defaults, which a configuration file overrides. Every command reads them, also `docker exec ... relay status`.
+RUN mkdir /etc/event-relay && printf '%s\n' '[http]' 'listen = "0.0.0.0:8080"' '[udp]' 'listen = "0.0.0.0:8125"' \
+      '[outbox]' 'path = "/data/outbox.db"' > /etc/event-relay/image-defaults.toml
 ENV PATH=/opt/event-relay/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    RELAY__OUTBOX__PATH=/data/outbox.db \
-    RELAY__HTTP__LISTEN=0.0.0.0:8080 \
-    RELAY__UDP__LISTEN=0.0.0.0:8125
+    RELAY_DEFAULTS_FILE=/etc/event-relay/image-defaults.toml
+LABEL org.opencontainers.image.title="event-relay" \
+      org.opencontainers.image.description="Store-and-forward sidecar for analytics events" \
+      org.opencontainers.image.licenses="MIT"
 USER 65532:65532
 VOLUME /data
 EXPOSE 8080 8125/udp

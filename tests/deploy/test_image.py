@@ -153,6 +153,23 @@ async def test_the_image_stores_and_forwards_on_a_read_only_root(image: Image, d
     assert (data / "outbox.db").stat().st_uid == 65532
 
 
+async def test_the_file_overrides_the_image_for_every_command(image: Image, data: Path, sandbox: Sandbox) -> None:
+    """`run` with RELAY_CONFIG, its health check and `relay status` use the listener of the file."""
+    port = free_port(socket.SOCK_STREAM)
+    (data / "config.toml").write_text(f'[http]\nlisten = "0.0.0.0:{port}"\n[udp]\nlisten = ""\n')
+    given = {"RELAY__UPSTREAM__URL": sandbox.url, "RELAY__UPSTREAM__API_KEY": KEY, "RELAY_CONFIG": "/data/config.toml"}
+    env = image.environment | given
+    async with running(env, *contained(image, data, *image.command)) as relay:
+        relay.http = f"127.0.0.1:{port}"
+        assert await relay.post(event(1)) == 202
+        checked = run(image, data, *image.config["Healthcheck"]["Test"][1:], env=env)
+        status = run(image, data, "relay", "status", "--json", env=env)
+
+    assert checked.stdout == "fine\n"
+    assert json.loads(status.stdout)["ledger"]["accepted"] == 1
+    assert (data / "outbox.db").exists()
+
+
 def test_only_the_volume_can_be_written(image: Image, data: Path) -> None:
     touched = run(image, data, "touch", "/opt/event-relay/x", "/tmp/x", "/data/x", env=image.environment)
 
