@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,10 +50,10 @@ def new_outbox(path: Path) -> Iterator[sqlite3.Connection]:
     """Yield an empty outbox as recovery creates it."""
     files.create(path)
     database = connect(path)
-    configure(database, "full", 64 * MIB, 4 * MIB)
-    migrate(database)
-    yield database
-    database.close()
+    with closing(database):
+        configure(database, "full", 64 * MIB, 4 * MIB)
+        migrate(database)
+        yield database
 
 
 def salvaged(broken: Path) -> Salvaged:
