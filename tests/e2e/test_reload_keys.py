@@ -64,7 +64,7 @@ class Box:
                 self.env[f"RELAY__{name.upper()}"] = value
         with capture_logs() as lines:
             assert self.service.reload(), lines
-        (applied,) = [line for line in lines if line["message"] == APPLIED]
+        (applied,) = [line for line in lines if line["event"] == APPLIED]
         assert applied["needs_restart"] == []
         return list(applied["changed"])
 
