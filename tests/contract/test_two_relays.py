@@ -20,8 +20,8 @@ DEVICES = [(1, "tv", f"tv-{number}") for number in range(24)]
 
 
 @pytest.fixture(params=["shared", pytest.param("postgres", marks=pytest.mark.slow)])
-async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Any, Any]]:
-    """Return two started relays that share the queue groups."""
+async def first(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+    """Return a started relay that holds all queue groups."""
     if request.param == "postgres":
         cluster = request.getfixturevalue("postgres_cluster")
         from tests.contract.postgres_box import PostgresBox
@@ -30,11 +30,17 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Any, Any]]
     else:
         one = SharedBox(OutboxSettings())
     await one.start()
-    other = one.beside()
-    await other.start()
-    await until(lambda: groups(one) and groups(other) and len(groups(one)) + len(groups(other)) == GROUPS)
-    yield one, other
+    yield one
     await close(one)
+
+
+@pytest.fixture
+async def pair(first: Any) -> AsyncIterator[tuple[Any, Any]]:
+    """Return two started relays that share the queue groups."""
+    other = first.beside()
+    await other.start()
+    await until(lambda: all_are_held(first, other))
+    yield first, other
     await close(other)
 
 
@@ -46,6 +52,10 @@ async def until(condition: Callable[[], object]) -> None:
 def groups(box: Any) -> set[int]:
     state = box.outbox._parts.state
     return set() if state.leaving else state.groups
+
+
+def all_are_held(one: Any, other: Any) -> bool:
+    return bool(groups(one) and groups(other)) and len(groups(one)) + len(groups(other)) == GROUPS
 
 
 def holder_of(pair: tuple[Any, Any], key: Any) -> Any:
@@ -68,6 +78,24 @@ async def test_each_device_queue_has_one_holder_wherever_its_events_were_stored(
     for at, key in enumerate(DEVICES):
         assert await holder_of(pair, key).deliver(10, key) == bodies([at * 10, at * 10 + 1, at * 10 + 2], key)
     assert one.on_disk() == other.on_disk() == Ledger(accepted=72, delivered=72)
+
+
+async def test_a_release_that_failed_is_repeated(first: Any) -> None:
+    """The relay has forgotten the queue groups, and the others wait until the database does not list them as its."""
+    release, failures = first.outbox._database.release_groups, [OutboxUnavailable("the connection was reset")]
+
+    async def release_groups(replica: int, groups: Any) -> None:
+        if failures:
+            raise failures.pop()
+        await release(replica, groups)
+
+    first.outbox._database.release_groups = release_groups
+    other = first.beside()
+    await other.start()
+    async with asyncio.timeout(30):
+        await until(lambda: all_are_held(first, other))
+    assert not failures
+    await close(other)
 
 
 async def test_an_event_that_both_store_at_once_is_sent_once(pair: tuple[Any, Any]) -> None:

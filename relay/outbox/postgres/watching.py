@@ -177,10 +177,13 @@ class DatabaseWatch:
         if foreign:
             state.withdraw(foreign)
         releasable = state.releasable()
-        if releasable:
+        # After a release or a claim with an unknown outcome, the database may list groups that are not held here.
+        listed = {group for group, holder in view.holders.items() if holder == state.replica != share[group]}
+        unheld = listed - state.groups
+        if releasable or unheld:
             # First here: after a release with an unknown outcome, another replica may hold the groups.
             state.release(releasable)
-            await self._database.release_groups(state.replica, releasable)
+            await self._database.release_groups(state.replica, [*releasable, *unheld])
         free = [
             group
             for group, holder in share.items()
