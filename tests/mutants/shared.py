@@ -12,6 +12,22 @@ SWARM = "tests/simulation/test_shared_swarm.py"
 
 MUTANTS = (
     mutant(
+        "queue groups of a failed release held by no relay",
+        "G1",
+        f"{TWO_RELAYS}::test_a_release_that_failed_is_repeated",
+        (f"{SHARED}/watching.py", "        unheld = listed - state.groups\n", "        unheld = set[int]()\n"),
+    ),
+    mutant(
+        "session settings without a time limit",
+        "G1",
+        f"{UNIT}/test_connection.py::test_a_server_that_falls_silent_after_the_login_is_left",
+        (
+            f"{SHARED}/connection.py",
+            "await self._limited(connection, self._prepare)",
+            "await self._prepare(connection)",
+        ),
+    ),
+    mutant(
         "table of the ring emptied with pending events",
         "G1",
         f"{RING}::test_a_waiting_device_keeps_its_events_and_no_others",

@@ -123,14 +123,17 @@ class Session:
 
     async def _connect(self) -> Connection:
         connection: Connection = await psycopg.AsyncConnection.connect(**self._parameters, autocommit=True)
+        self._connection = connection
+        await self._limited(connection, self._prepare)
+        return connection
+
+    async def _prepare(self, connection: Connection) -> None:
         for statement in _SESSION:
             await connection.execute(statement.encode())
         waits_for_disk = "on" if self._settings.durability == "full" else "off"
         settings = {"search_path": self._settings.schema, "synchronous_commit": waits_for_disk}
         for setting in settings.items():
             await connection.execute("SELECT set_config(%s, %s, false)", setting)
-        self._connection = connection
-        return connection
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import struct
 import traceback
 
 import pytest
@@ -40,3 +42,26 @@ async def test_a_refused_connection_is_reported_without_the_password() -> None:
         await session.run(lambda connection: connection.execute("SELECT 1"))
     assert PASSWORD not in "".join(traceback.format_exception(caught.value)) + repr(session)
     await session.close()
+
+
+async def test_a_server_that_falls_silent_after_the_login_is_left() -> None:
+    """Settings of the session have the same time limit as other statements, and the connection does not stay open."""
+    left = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        (startup_bytes,) = struct.unpack("!i", await reader.readexactly(4))
+        await reader.readexactly(startup_bytes - 4)
+        writer.write(b"R" + struct.pack("!ii", 8, 0) + b"Z" + struct.pack("!i", 5) + b"I")
+        await reader.read()
+        writer.close()
+        left.set_result(True)
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        url = Secret(f"postgresql://relay@{host}:{port}/database?sslmode=disable&gssencmode=disable")
+        session = Session(OutboxSettings(url=url, timeout_ms=100), "test", Tasks())
+        async with asyncio.timeout(30):
+            with pytest.raises(OutboxUnavailable, match="does not respond"):
+                await session.run(lambda connection: connection.execute("SELECT 1"))
+            assert await left
+        await session.close()
