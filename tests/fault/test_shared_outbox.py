@@ -93,6 +93,8 @@ class Site:
         """Check every promise over all relays, after so many unclean ends of relays."""
         await self.until(lambda: len(self.relays) == len(self._urls))
         for relay in self.relays.values():
+            # It learns of the latest commits of the others with its next poll.
+            await relay.until(lambda status: status["ledger"]["accepted"] >= len(self.fleet.stored))
             status = await all_settled(relay, self._sandbox, self.fleet, repeats=ends * MAX_IN_FLIGHT)
             assert status["ledger"]["accepted"] == len(self._sandbox.record.delivered())
 

@@ -60,12 +60,21 @@ def small_disk() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture
+def small_server(small_disk: Path, postgres_cluster: PostgresCluster) -> Iterator[PostgresCluster]:
+    """Return a server with the tablespace `small`. It ends before its disk: without the disk it cannot start again."""
+    server = postgres_cluster.beside()
+    server.start()
+    server.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'")
+    yield server
+    server.stop()
+
+
 async def test_a_full_disk_of_the_server(
-    sandbox: Sandbox, tmp_path: Path, postgres_cluster: PostgresCluster, small_disk: Path
+    sandbox: Sandbox, tmp_path: Path, small_server: PostgresCluster, small_disk: Path
 ) -> None:
     """The relays respond 503, and continue as soon as there is room."""
-    postgres_cluster.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'")
-    url = postgres_cluster.create_database("TABLESPACE small")
+    url = small_server.create_database("TABLESPACE small")
     filler = small_disk / "filler"
     async with site(sandbox, tmp_path, *[url] * RELAYS, lease="30s") as here:
         for _ in range(size(1, 10)):

@@ -6,13 +6,11 @@ PostgreSQL does not run as root, so root runs it as the user postgres. `find_too
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +27,6 @@ def find_tools() -> Path | None:
     return next((place for place in places if (place / "initdb").exists() and (place / "pg_ctl").exists()), None)
 
 
-def _free_port() -> int:
-    """Return a free port outside the range of outgoing connections.
-
-    While the server is down, a connection to a port of that range can get this port as its own, connect to itself
-    and keep the port from the server that starts again.
-    """
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 class PostgresCluster:
     """One running server. Each test has a database of its own."""
 
@@ -52,7 +37,10 @@ class PostgresCluster:
         self._directory = directory or Path(tempfile.mkdtemp(prefix="relay-postgres-"))
         self._data = str(self._directory / "data")
         self._databases = 0
-        self.port = port or _free_port()
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            self.port: int = probe.getsockname()[1]
 
     def start(self) -> None:
         self._own()
