@@ -97,6 +97,11 @@ async def append(store: str, events: int, per_commit: int) -> dict[str, float]:
 
 
 async def lonely(store: str, events: int) -> dict[str, float]:
+    return {"p50_ms": statistics.median(await append_times(store, events)) * 1000}
+
+
+async def append_times(store: str, events: int) -> list[float]:
+    """Append events one after the other. Return the duration of each append in seconds."""
     outbox, _ = await opened(store)
     made, times = new_events(), []
     for _ in range(events):
@@ -105,7 +110,7 @@ async def lonely(store: str, events: int) -> dict[str, float]:
         await outbox.append(one)
         times.append(time.perf_counter() - began)
     await outbox.close()
-    return {"p50_ms": statistics.median(times) * 1000}
+    return times
 
 
 async def drain(outbox: Outbox, pending: Pending) -> None:
@@ -151,14 +156,7 @@ async def fills(store: str, events: int, cycles: int) -> dict[str, float]:
 
 async def many_commits(store: str, commits: int) -> dict[str, float]:
     """Return the time of an append at the beginning, and after so many commits."""
-    outbox, _ = await opened(store)
-    made, times = new_events(), []
-    for _ in range(commits):
-        one = [next(made)]
-        began = time.perf_counter()
-        await outbox.append(one)
-        times.append(time.perf_counter() - began)
-    await outbox.close()
+    times = await append_times(store, commits)
     return {"before_ms": statistics.median(times[:500]) * 1000, "after_ms": statistics.median(times[-500:]) * 1000}
 
 
