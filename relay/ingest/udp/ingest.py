@@ -81,7 +81,6 @@ class UdpIngest:
         self._datagrams = Datagrams(reader, max_body_bytes, networks, self._outcomes, self._expensive)
         self._passed = passed
         self._sockets = UdpSockets()
-        self._linger_ms = _LINGER_MS
         self._state: UdpState = STOPPED
         self._next_wake: asyncio.Handle | None = None
         """The scheduled call of `_wake` while the state is Coalescing or Paused."""
@@ -107,12 +106,10 @@ class UdpIngest:
             self._settings.listen, Udp().listen, socket.SOCK_DGRAM, "udp.listen"
         )
         self._sockets = UdpSockets(sockets)
-        given_bytes = self._sockets.ask_receive_buffer(0 if self._passed else self._settings.receive_buffer_bytes)
-        self._outcomes.receive_buffer_set(given_bytes)
+        self._sockets.ask_receive_buffer(0 if self._passed else self._settings.receive_buffer_bytes)
+        self._outcomes.receive_buffer_set(self._sockets.receive_buffer_bytes)
         if self._settings.ack:
             self._outcomes.respond_from(sockets)
-        elif given_bytes >= _LONG_LINGER_BUFFER_BYTES:
-            self._linger_ms = _LONG_LINGER_MS
         self._change(UdpInput.STARTED)
 
     def stop(self) -> None:
@@ -144,6 +141,11 @@ class UdpIngest:
         self._outcomes.kernel_dropped(self._sockets.new_kernel_drops())
 
     # --- the state
+
+    @property
+    def _linger_ms(self) -> int:
+        has_room = self._sockets.receive_buffer_bytes >= _LONG_LINGER_BUFFER_BYTES
+        return _LONG_LINGER_MS if has_room and not self._settings.ack else _LINGER_MS
 
     def _change(self, happened: UdpInput) -> None:
         """Change the state, and watch the sockets or schedule the next wake as the new state requires."""

@@ -30,6 +30,8 @@ class UdpSockets:
 
     def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
         self._sources = [_Source(each) for each in sockets]
+        self.receive_buffer_bytes = 0
+        """The size of the smallest receive buffer after `ask_receive_buffer`."""
 
     def __bool__(self) -> bool:
         return bool(self._sources)
@@ -38,9 +40,9 @@ class UdpSockets:
     def addresses(self) -> list[str]:
         return [format_address(source.socket.getsockname()) for source in self._sources]
 
-    def ask_receive_buffer(self, wanted_bytes: int) -> int:
-        """Request a receive buffer for each socket, unless 0; return the smallest size that it has, in bytes."""
-        return min(_ask_receive_buffer(source.socket, wanted_bytes) for source in self._sources)
+    def ask_receive_buffer(self, wanted_bytes: int) -> None:
+        """Request a receive buffer for each socket, unless 0."""
+        self.receive_buffer_bytes = min(_ask_receive_buffer(source.socket, wanted_bytes) for source in self._sources)
 
     def watch(self, call: Callable[[], None]) -> None:
         """Let the event loop call `call` whenever a datagram can be received."""

@@ -16,17 +16,16 @@ from relay.outbox.engine.dedupe_window import DROPPED
 from relay.outbox.sqlite.connection import atomic
 from relay.outbox.sqlite.loading import read_totals
 from relay.outbox.sqlite.schema import CHECK_OF_ROW, ID_OF_ROW
-from relay.outbox.sqlite.statements import remove
+from relay.outbox.sqlite.statements import NO_REQUEST, remove
 from relay.runtime.machine import MachineIds, identity, is_other_machine
 
 _DELETE_DONE = """
     DELETE FROM log WHERE EXISTS (
         SELECT 1 FROM device_queues AS q
         WHERE q.queue_id = log.queue_id AND log.seq > q.quarantined_to AND log.seq <= q.cursor)"""
-_QUARANTINE = """
+_QUARANTINE = f"""
     UPDATE device_queues SET quarantined_after = coalesce(quarantined_after, cursor), quarantined_to = :last_seq,
-        cursor = max(cursor, :last_seq), request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL,
-        shift_ms = NULL, omitted = NULL"""
+        cursor = max(cursor, :last_seq), {NO_REQUEST}"""  # noqa: S608 - the parts are constants of this package
 _READ = f"""
     SELECT {ID_OF_ROW}, coalesce(crc, 0), {CHECK_OF_ROW}, coalesce(CAST(body AS BLOB), x'') FROM log
     WHERE seq = ?"""  # noqa: S608 - the parts are constants of this package, values are bound

@@ -82,46 +82,37 @@ _VERSION_1 = (
         marks BLOB NOT NULL)            -- a byte a seq, see relay.outbox.engine.dedupe_window""",
 )
 
-
-_VERSION_2 = (
-    "ALTER TABLE lanes ADD COLUMN shift_ms INTEGER",  # time shift of the request in the journal, see Outbox.claim
-    "ALTER TABLE ledger ADD COLUMN boot_from_ms INTEGER",  # outbox time when the boot began
-)
-# The rows of a device queue with quarantined_after < seq <= quarantined_to are quarantined, although its cursor is
-# larger. `adopted` counts rows that were appended a second time; the last seq counts them, too.
-_VERSION_3 = (
-    "ALTER TABLE ledger ADD COLUMN identity TEXT NOT NULL DEFAULT ''",  # of the machine that owns the outbox
-    "ALTER TABLE ledger ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE lanes ADD COLUMN quarantined_after INTEGER",
-    "ALTER TABLE lanes ADD COLUMN quarantined_to INTEGER",
-)
-# The checksum of the event as received distinguishes a repetition from another event with the same id. Both columns are
-# NULL in rows of an older relay.
-_VERSION_4 = (
-    "ALTER TABLE log ADD COLUMN received_crc INTEGER",  # CRC-32 of the received bytes, 0 if it equals `crc`
-    "ALTER TABLE recent ADD COLUMN checks BLOB",  # 4 bytes a seq
-)
-_VERSION_5 = (  # the vocabulary of the code; SQLite changes the schema only, and no row
-    "ALTER TABLE lanes RENAME TO device_queues",
-    "ALTER TABLE recent RENAME TO dedupe_window",
-    "ALTER TABLE log RENAME COLUMN lane TO queue_id",
-    "ALTER TABLE device_queues RENAME COLUMN lane TO queue_id",
-    "ALTER TABLE device_queues RENAME COLUMN window TO rate_window",
-    "ALTER TABLE ledger RENAME COLUMN next_lane TO next_queue_id",
-    "ALTER TABLE dead_letters RENAME COLUMN words TO message",
-)
-_VERSION_6 = (
-    "ALTER TABLE device_queues ADD COLUMN omitted BLOB",
-)  # part of the journal entry, see stored_queue.packed
-_VERSION_7 = ("CREATE INDEX dead_letters_by_event ON dead_letters(event_id)",)  # apps look up their events
 MIGRATIONS: Sequence[Sequence[str]] = (
     _VERSION_1,
-    _VERSION_2,
-    _VERSION_3,
-    _VERSION_4,
-    _VERSION_5,
-    _VERSION_6,
-    _VERSION_7,
+    (
+        "ALTER TABLE lanes ADD COLUMN shift_ms INTEGER",  # time shift of the request in the journal, see Outbox.claim
+        "ALTER TABLE ledger ADD COLUMN boot_from_ms INTEGER",  # outbox time when the boot began
+    ),
+    # The rows of a device queue with quarantined_after < seq <= quarantined_to are quarantined, although its cursor is
+    # larger. `adopted` counts rows that were appended a second time; the last seq counts them, too.
+    (
+        "ALTER TABLE ledger ADD COLUMN identity TEXT NOT NULL DEFAULT ''",  # of the machine that owns the outbox
+        "ALTER TABLE ledger ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE lanes ADD COLUMN quarantined_after INTEGER",
+        "ALTER TABLE lanes ADD COLUMN quarantined_to INTEGER",
+    ),
+    # The checksum of the event as received distinguishes a repetition from another event with the same id. Both columns
+    # are NULL in rows of an older relay.
+    (
+        "ALTER TABLE log ADD COLUMN received_crc INTEGER",  # CRC-32 of the received bytes, 0 if it equals `crc`
+        "ALTER TABLE recent ADD COLUMN checks BLOB",  # 4 bytes a seq
+    ),
+    (  # the vocabulary of the code; SQLite changes the schema only, and no row
+        "ALTER TABLE lanes RENAME TO device_queues",
+        "ALTER TABLE recent RENAME TO dedupe_window",
+        "ALTER TABLE log RENAME COLUMN lane TO queue_id",
+        "ALTER TABLE device_queues RENAME COLUMN lane TO queue_id",
+        "ALTER TABLE device_queues RENAME COLUMN window TO rate_window",
+        "ALTER TABLE ledger RENAME COLUMN next_lane TO next_queue_id",
+        "ALTER TABLE dead_letters RENAME COLUMN words TO message",
+    ),
+    ("ALTER TABLE device_queues ADD COLUMN omitted BLOB",),  # part of the journal entry, see stored_queue.packed
+    ("CREATE INDEX dead_letters_by_event ON dead_letters(event_id)",),  # apps look up their events
 )
 
 

@@ -66,10 +66,10 @@ _COUNT_DEAD_LETTERED = """
 _JOURNAL = """
     UPDATE device_queues SET rate_window = ?, boot = ?, request = ?, ordinal = ?, first_seq = ?, last_seq = ?,
         shift_ms = ?, omitted = ? WHERE queue_id = ?"""
-_SETTLE = """
+NO_REQUEST = "request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL, omitted = NULL"
+_SETTLE = f"""
     UPDATE device_queues SET cursor = max(cursor, ?), delivered = delivered + ?, rate_window = ?, boot = ?,
-        request = NULL, ordinal = NULL, first_seq = NULL, last_seq = NULL, shift_ms = NULL, omitted = NULL
-    WHERE queue_id = ?"""
+        {NO_REQUEST} WHERE queue_id = ?"""
 
 
 _READ_STUB = f"""

@@ -120,14 +120,18 @@ class TestOtherSystems:
         monkeypatch.setattr(module, "_SO_RCVBUFFORCE", "not a number")
         monkeypatch.setattr(module, "_SO_MEMINFO", "not a number")
 
-        assert UdpSockets(bound).ask_receive_buffer(100_000) >= 100_000
+        sockets = UdpSockets(bound)
+        sockets.ask_receive_buffer(100_000)
+        assert sockets.receive_buffer_bytes >= 100_000
         assert module.kernel_drops(bound[0]) is None
 
     def test_a_buffer_above_the_limit_is_halved_until_the_system_sets_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "platform", "darwin")
         with LimitedSocket(socket.AF_INET, socket.SOCK_DGRAM) as limited:
-            assert UdpSockets([limited]).ask_receive_buffer(64 << 20) == 4 << 20
-            assert UdpSockets([limited]).ask_receive_buffer(1 << 20) == 1 << 20
+            sockets = UdpSockets([limited])
+            for wanted_bytes, given_bytes in ((64 << 20, 4 << 20), (1 << 20, 1 << 20)):
+                sockets.ask_receive_buffer(wanted_bytes)
+                assert sockets.receive_buffer_bytes == given_bytes
 
 
 class LimitedSocket(socket.socket):
