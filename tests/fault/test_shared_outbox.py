@@ -80,6 +80,12 @@ class Site:
                     assert {each["state"] for each in upstreams} <= {"ok", "untested"}, upstreams
             await asyncio.sleep(0.1)
 
+    def signal(self, number: int, sent: signal.Signals) -> None:
+        """Send a signal to a relay, unless it ended by an earlier one and its successor does not run yet."""
+        relay = self.relays.get(number)
+        if relay is not None and relay.process.returncode is None:
+            relay.signal(sent)
+
     def takeovers(self) -> int:
         """Return how often a running relay took over from another one."""
         return sum(line["message"] == TOOK_OVER for relay in self.relays.values() for line in relay.log)

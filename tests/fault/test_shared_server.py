@@ -94,20 +94,19 @@ async def test_a_full_disk_of_the_server(
 
 async def act(here: Site, proxies: list[TcpProxy], cluster: PostgresCluster, number: int, kind: str) -> None:
     """Let one relay or the database suffer for a while."""
-    relay, long_s = here.relays.get(number), LEASE_S * 2 if NIGHTLY else LEASE_S / 2
+    long_s = LEASE_S * 2 if NIGHTLY else LEASE_S / 2
     if kind == "database":
         await asyncio.to_thread(cluster.kill_and_restart)
     elif kind == "partition":
         proxies[number].passing.clear()
         await asyncio.sleep(long_s)
         proxies[number].passing.set()
-    elif relay is not None and kind == "stop":
-        relay.signal(signal.SIGSTOP)
+    elif kind == "stop":
+        here.signal(number, signal.SIGSTOP)
         await asyncio.sleep(long_s)
-        if relay.process.returncode is None:
-            relay.signal(signal.SIGCONT)
-    elif relay is not None:
-        relay.signal(signal.SIGKILL if kind == "kill" else signal.SIGTERM)
+        here.signal(number, signal.SIGCONT)
+    else:
+        here.signal(number, signal.SIGKILL if kind == "kill" else signal.SIGTERM)
 
 
 async def test_chaos(sandbox: Sandbox, tmp_path: Path, postgres_cluster: PostgresCluster) -> None:
