@@ -121,7 +121,7 @@ class Client:
         connection.buffer = b""
         self._latency_us.append(int((time.monotonic() - connection.sent_at) * 1e6))
         self._outcome.requests += 1
-        if data[9:12] != b"202":
+        if data[9:10] != b"2":
             self._outcome.rejected += 1
         return True
 

@@ -45,7 +45,7 @@ def by_wrk(order: Order) -> bool:
 
 
 def send(order: Order, directory: Path, *, processes: int = 1) -> LoadResult:
-    """Generate the load and return its result. Raise RuntimeError if a response was not 202."""
+    """Generate the load and return its result. Raise RuntimeError if a response was not 2xx."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     outcomes, by = (_wrk(order, directory), "wrk") if by_wrk(order) else (_own(order, processes), "own client")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

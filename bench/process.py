@@ -44,7 +44,7 @@ class Child:
         """Wait for the first JSON line of the output that has this key, and return it."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            ended = self._process.poll() is not None
+            ended = self.ended()
             for line in self.lines():
                 if key in line:
                     return line
@@ -65,6 +65,9 @@ class Child:
             if isinstance(value, dict):
                 found.append(value)
         return found
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
 
     def wait(self) -> None:
         """Wait until the program has ended by itself."""

@@ -19,6 +19,7 @@ from bench.scenarios import (
     idle,
     limits,
     outage,
+    peers,
     policy,
     shared,
     slow,
@@ -54,6 +55,7 @@ HEAVY: dict[str, Scenario] = {
     "shared_files": shared.files,
     "loops": accept.loops,
     "forms": forms.forms,
+    "peers": peers.peers,
 }
 LIGHT: dict[str, Scenario] = {
     "lonely": wear.lonely,
