@@ -8,6 +8,7 @@ SHARED = "relay/outbox/postgres"
 UNIT = "tests/unit/outbox/postgres"
 TWO_RELAYS = "tests/contract/test_two_relays.py"
 RING = "tests/contract/test_postgres_ring.py"
+AT_ONCE = "tests/contract/test_postgres_transactions.py"
 SWARM = "tests/simulation/test_shared_swarm.py"
 
 MUTANTS = (
@@ -200,5 +201,85 @@ MUTANTS = (
         "G3",
         f"{CONTRACT}::TestLoad::test_appends_succeed_before_and_during_load",
         (f"{SHARED}/outbox.py", "        await parts.watching.poll()", "        parts.watching.ring()"),
+    ),
+    mutant(
+        "poll in two statements",
+        "G4",
+        f"{AT_ONCE}::test_a_poll_has_one_snapshot_of_all_streams",
+        (
+            f"{SHARED}/server.py",
+            "            for found in await rows(connection, sql.POLL, "
+            "(list(positions), list(positions.values()), limit)):\n"
+            "                streams.setdefault(found[0], []).append(_commit_row(found))\n",
+            "            for replica in await rows(connection, 'SELECT replica FROM replicas ORDER BY replica'):\n"
+            "                statement = f'{sql.POLL} WHERE replicas.replica = {replica[0]}'\n"
+            "                values = (list(positions), list(positions.values()), limit)\n"
+            "                for found in await rows(connection, statement, values):\n"
+            "                    streams.setdefault(found[0], []).append(_commit_row(found))\n",
+        ),
+    ),
+    mutant(
+        "positions of new relays read outside the snapshot",
+        "G4",
+        f"{AT_ONCE}::test_a_poll_finds_new_replicas_in_its_snapshot",
+        (
+            f"{SHARED}/server.py",
+            "            for found in await rows(connection, sql.POLL, "
+            "(list(positions), list(positions.values()), limit)):\n",
+            "            replicas = [number for (number,) in await rows(connection, 'SELECT replica FROM replicas')]\n"
+            "            values = (replicas, [positions.get(number, 0) for number in replicas], limit)\n"
+            "            statement = sql.POLL.replace('LEFT JOIN unnest', 'JOIN unnest')\n"
+            "            for found in await rows(connection, statement, values):\n",
+        ),
+    ),
+    mutant(
+        "own events taken without the poll",
+        "G4",
+        f"{UNIT}/test_watching.py::test_own_events_do_not_overtake_those_that_another_relay_acknowledged_before",
+        (
+            f"{SHARED}/appending.py",
+            "            state.commits.add(row)\n",
+            "            state.commits.add(row)\n"
+            "            if all(queue_id in state.queues for queue_id in row.queue_ids):\n"
+            "                state.discover([row], {})\n",
+        ),
+    ),
+    mutant(
+        "fence of claim and settle without a lock",
+        "G5",
+        f"{AT_ONCE}::test_a_fence_waits_for_the_running_transactions_of_the_replica[move]",
+        (f"{SHARED}/sql.py", 'role = %s AND NOT fenced FOR SHARE"', 'role = %s AND NOT fenced"'),
+    ),
+    mutant(
+        "fence of appends without a lock",
+        "G1",
+        f"{AT_ONCE}::test_a_fence_waits_for_the_running_transactions_of_the_replica[append]",
+        (f"{SHARED}/sql.py", "role = 'append' AND NOT fenced FOR SHARE),", "role = 'append' AND NOT fenced),"),
+    ),
+    mutant(
+        "statement cancelled that takes too long",
+        "G1",
+        f"{AT_ONCE}::test_a_statement_that_takes_too_long_is_not_cancelled",
+        (
+            f"{SHARED}/connection.py",
+            "            _shut_down(connection)\n        return",
+            "            statement.cancel()\n        return",
+        ),
+    ),
+    mutant(
+        "request of a fenced relay without a rate slot",
+        "G5",
+        f"{AT_ONCE}::test_a_fence_waits_for_the_running_transactions_of_the_replica[move]",
+        (f"{SHARED}/server.py", "                await connection.execute(sql.OWE, (replica, replica))\n", ""),
+    ),
+    mutant(
+        "rate slot of a fenced relay free as soon as its request is over",
+        "G5",
+        "tests/simulation/test_shared_scenarios.py::test_a_late_request_of_a_fenced_relay_keeps_the_device_limit",
+        (
+            "relay/policy/rate_window.py",
+            "            self.responded(now)\n        self.owed",
+            "            pass\n        self.owed",
+        ),
     ),
 )

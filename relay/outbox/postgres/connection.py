@@ -9,7 +9,6 @@ password in its error, which is therefore never shown.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -115,10 +114,8 @@ class Session:
             return await work(connection)
 
         statement = self._tasks.start("statement", worked())
-        await asyncio.wait({statement}, timeout=self._timeout_ms / 1000)
-        if not statement.done():
+        while not (await asyncio.wait({statement}, timeout=self._timeout_ms / 1000))[0]:
             _shut_down(connection)
-            await asyncio.wait({statement})
         return statement.result()
 
     async def _connect(self) -> Connection:
@@ -143,8 +140,12 @@ class Session:
 
 def _shut_down(connection: Connection) -> None:
     """End the wait of a statement. The event loop watches the socket until then, so that it must not be closed."""
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
-        duplicate.shutdown(socket.SHUT_RDWR)
+    with suppress(OSError, psycopg.Error):
+        same = socket.socket(fileno=connection.fileno())
+        try:
+            same.shutdown(socket.SHUT_RDWR)
+        finally:
+            same.detach()
 
 
 def _failure(error: Exception, *, is_append: bool) -> OutboxError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import struct
 import traceback
 
@@ -44,13 +45,16 @@ async def test_a_refused_connection_is_reported_without_the_password() -> None:
     await session.close()
 
 
-async def test_a_server_that_falls_silent_after_the_login_is_left() -> None:
+@pytest.mark.parametrize("has_descriptors", [True, False])
+async def test_a_server_that_falls_silent_after_the_login_is_left(has_descriptors: bool) -> None:
     """Settings of the session have the same time limit as other statements, and the connection does not stay open."""
-    left = asyncio.get_running_loop().create_future()
+    left, limits = asyncio.get_running_loop().create_future(), resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         (startup_bytes,) = struct.unpack("!i", await reader.readexactly(4))
         await reader.readexactly(startup_bytes - 4)
+        if not has_descriptors:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
         writer.write(b"R" + struct.pack("!ii", 8, 0) + b"Z" + struct.pack("!i", 5) + b"I")
         await reader.read()
         writer.close()
@@ -60,8 +64,11 @@ async def test_a_server_that_falls_silent_after_the_login_is_left() -> None:
         host, port = server.sockets[0].getsockname()
         url = Secret(f"postgresql://relay@{host}:{port}/database?sslmode=disable&gssencmode=disable")
         session = Session(OutboxSettings(url=url, timeout_ms=100), "test", Tasks())
-        async with asyncio.timeout(30):
-            with pytest.raises(OutboxUnavailable, match="does not respond"):
-                await session.run(lambda connection: connection.execute("SELECT 1"))
-            assert await left
+        try:
+            async with asyncio.timeout(30):
+                with pytest.raises(OutboxUnavailable, match="does not respond"):
+                    await session.run(lambda connection: connection.execute("SELECT 1"))
+                assert await left
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         await session.close()
