@@ -16,6 +16,7 @@ from relay.config.addresses import Url, is_loopback
 from relay.config.describe import query_secrets, shown_value
 from relay.config.faults import ConfigError, ConfigFault
 from relay.config.keys import KEYS, SECTIONS, default_path, lookup, tenant_key, tenant_of
+from relay.config.paths import exists
 from relay.config.settings import DEFAULT_TENANT_NAMES, EndpointSettings, Settings
 from relay.config.sources import Given, collect, read_secret
 from relay.config.values import Wrong, toml
@@ -108,7 +109,7 @@ def possible_secrets(config_file: Path | None, environ: Mapping[str, str]) -> li
         raw = given.raw if isinstance(given.raw, str) else ""
         if given.key.kind.secret:
             found.append(raw)
-        elif given.key.of_secret and (isinstance(given.key.kind.read(raw), Wrong) or not _exists(Path(raw))):
+        elif given.key.of_secret and (isinstance(given.key.kind.read(raw), Wrong) or not exists(Path(raw))):
             found += [raw, Path(raw).name]
         elif isinstance(given.key.kind, Url):
             found += query_secrets(raw)
@@ -124,19 +125,11 @@ def find_config_file(given: Path | None, environ: Mapping[str, str]) -> Path | N
         return given
     if environ.get("RELAY_CONFIG"):
         return Path(environ["RELAY_CONFIG"])
-    return next((path for path in CONFIG_FILES if _exists(path)), None)
+    return next((path for path in CONFIG_FILES if exists(path)), None)
 
 
 def _is_tenant_name(key: str) -> bool:
     return key.startswith("upstream.tenants.") and key.endswith(".name")
-
-
-def _exists(path: Path) -> bool:
-    try:
-        path.stat()
-    except OSError:
-        return False
-    return True
 
 
 class _Resolved:
@@ -203,7 +196,8 @@ class _Resolved:
     def _take(self, given: Given) -> None:
         value = given.key.kind.read(given.raw)
         if isinstance(value, Wrong):
-            shown = MASK if given.key.kind.secret or "@" in str(given.raw) else toml(shown_value(given.key, given.raw))
+            hidden = given.key.kind.secret or given.key.of_secret or "@" in str(given.raw)
+            shown = MASK if hidden else toml(shown_value(given.key, given.raw))
             problem = f"{value.why}; allowed: {given.key.kind.allowed}"
             self.faults.append(ConfigFault(given.source, given.name, _cut(shown), problem))
             return
@@ -267,7 +261,7 @@ class _Resolved:
         if not path.is_relative_to(directory):
             return
         earlier = Path.cwd() / path.relative_to(directory)
-        if _exists(earlier) and not _exists(path):
+        if exists(earlier) and not exists(path):
             self._fault(
                 "outbox.path",
                 f"does not exist, but {_cut(str(earlier))} does: relative paths in a configuration file are relative "

@@ -14,6 +14,15 @@ from typing import Any
 from relay.config.values import Kind, Wrong, typing_mistake
 
 
+def exists(path: Path) -> bool:
+    """Return whether there is a file; False if the relay cannot look, or if the name is too long."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class FilePath(Kind):
     """The path of a file that need not exist."""

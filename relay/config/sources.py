@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from relay.config.faults import ConfigFault
 from relay.config.keys import MAX_TENANTS, SECTIONS, Key, lookup, near, tenant_of
+from relay.config.paths import exists
 from relay.config.values import Wrong
 from relay.runtime.secret import MASK
 
@@ -175,13 +176,14 @@ def _is_file(source: str) -> bool:
 
 
 def _path_shown(path: Path) -> str:
-    """Return the path for a message. The name is masked if it may be a secret typed in place of its file."""
-    return str(path.parent / MASK) if _may_be_secret(path.name) and not path.exists() else str(path)
+    """Return the path for a message. What does not exist of it is masked if it may be a secret typed as its file."""
+    there = next((each for each in (path, *path.parents) if exists(each)), Path())
+    return str(there / MASK) if _may_be_secret("".join(path.relative_to(there).parts)) else str(path)
 
 
 def _may_be_secret(text: str) -> bool:
-    """Return whether a name may be a secret: long, without a dot, and with a digit or an upper-case letter."""
-    return len(text) >= 16 and "." not in text and any(c.isdigit() or c.isupper() for c in text)
+    """Return whether a name may be a secret: long, very long with a dot, and with a digit or an upper-case letter."""
+    return len(text) >= (40 if "." in text else 16) and any(c.isdigit() or c.isupper() for c in text)
 
 
 def _variable(name: str) -> str:

@@ -150,6 +150,31 @@ def test_unreadable_key_file_is_rejected_without_a_fallback(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "key",
+    [
+        "Canary" * 50,  # longer than a file's name may be
+        "Canary7f3a/canary/Canary",
+        "Canary7f3a.Canary7f3a.Canary7f3a.Canary7f3a",
+        "'Canary7f3aCanary7f3a'",
+        "Canary7f3aCanary7f3a" + "\x7f",
+    ],
+)
+def test_a_key_in_place_of_its_file_is_not_shown(key, config):
+    file = config(f'[ops]\ntoken_file = "{key.replace(chr(127), "")}"\n')
+    fault_texts = faults(file, {"RELAY__UPSTREAM__URL": URL, "RELAY__UPSTREAM__API_KEY_FILE": key})
+
+    assert [text for text in fault_texts if "canary" in text.lower()] == []
+    assert any(f"{MASK} named by ops.token_file" in text for text in fault_texts) or key.startswith("'")
+    assert any(MASK in text and "API_KEY_FILE" in text for text in fault_texts)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    path = tmp_path / "relay" / "upstream-key.2026.txt"
+
+    assert f"file {path} named by" in only_fault({"RELAY__UPSTREAM__API_KEY_FILE": str(path)})
+
+
+@pytest.mark.parametrize(
     "key", ["", "two words", f"{CANARY}\r\nX-Evil: 1", "\u0561", "k" * 4_097, f"{CANARY}\x7f", f"{CANARY}\u00a0"]
 )
 def test_key_that_is_invalid_in_a_header_is_rejected_and_not_shown(key):
