@@ -46,7 +46,7 @@ class OutboxOnDisk:
 @contextmanager
 def open_on_disk(settings: OutboxSettings) -> Iterator[OutboxOnDisk]:
     """Open the outbox for the duration of the block. Raises CommandFailed (75 if another process holds it)."""
-    if not _is_there(settings):
+    if not is_there(settings):
         what_to_do = (
             "set outbox.path, or STATE_DIRECTORY as systemd does for its unit"
             if is_config_named()
@@ -61,7 +61,7 @@ def open_on_disk(settings: OutboxSettings) -> Iterator[OutboxOnDisk]:
             runner.run(_close(outbox, tasks))
 
 
-def _is_there(settings: OutboxSettings) -> bool:
+def is_there(settings: OutboxSettings) -> bool:
     """Return whether the outbox file exists. Raises CommandFailed if this user cannot look it up."""
     try:
         return exists(settings)

@@ -29,8 +29,7 @@ def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
     settings = load_client_settings(config_file)
     if client := running_relay(settings):
         raise exits.CommandFailed(f"a relay is running at {client.place}: stop it first", exits.OUTBOX_LOCKED)
-    is_here = settings.outbox.kind == "sqlite" and settings.outbox.path.exists()
-    discarded = _empty(settings.outbox, discard) if is_here else 0
+    discarded = _empty(settings.outbox, discard) if settings.outbox.kind == "sqlite" else 0
     try:
         installation.forget(settings.outbox.path.parent)
     except OSError as error:
@@ -41,9 +40,11 @@ def command(config_file: Path | None, discard: bool, as_json: bool) -> None:
 
 def _empty(settings: OutboxSettings, discard: bool) -> int:
     """Return the number of discarded events. Raises CommandFailed if there are any and `discard` is False."""
-    from relay.cli.outbox_on_disk import open_on_disk  # noqa: PLC0415 - slow to import
+    from relay.cli.outbox_on_disk import is_there, open_on_disk  # noqa: PLC0415 - slow to import
     from relay.outbox.factory import OutboxEngine  # noqa: PLC0415
 
+    if not is_there(settings):
+        return 0
     with open_on_disk(settings) as disk:
         pending = disk.outbox.ledger().pending
         if pending and not discard:

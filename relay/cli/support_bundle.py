@@ -146,17 +146,22 @@ def _schema(path: Path) -> str:
     # The outbox is slow to import, and only this part needs it.
     from relay.outbox.factory import describe_schema  # noqa: PLC0415
 
-    files: dict[str, object] = {}
-    for file in sorted(path.parent.glob(f"{path.name}*")):
-        files[file.name] = file.stat().st_size
     return _pretty(
         {
             "path": str(path),
-            "file_bytes": files,
+            "file_bytes": _file_bytes(path),
             "version_of_file": _user_version(path),
             **describe_schema(),
         }
     )
+
+
+def _file_bytes(path: Path) -> dict[str, int] | str:
+    try:
+        files = sorted(file for file in path.parent.iterdir() if file.name.startswith(path.name))
+        return {file.name: file.stat().st_size for file in files}
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _user_version(path: Path) -> int | str:

@@ -118,3 +118,10 @@ def test_an_image_without_an_outbox_is_prepared(absent_relay: dict[str, str], tm
     )
 
     assert json.loads(result.stdout) == {"discarded": 0}
+
+
+def test_an_image_is_not_prepared_if_the_outbox_cannot_be_looked_up(absent_relay: dict[str, str]) -> None:
+    result = call("prepare-image", environ={**absent_relay, "RELAY__OUTBOX__PATH": f"/{'x' * 300}/outbox.db"})
+
+    assert result.exit_code == 1
+    assert "File name too long" in result.stderr

@@ -131,6 +131,17 @@ def test_a_bundle_without_a_relay_lists_the_missing_parts(
     assert "cannot be read" in parts["schema.json"]
 
 
+def test_a_bundle_says_that_the_outbox_cannot_be_looked_up(
+    environ: dict[str, str], absent_relay: dict[str, str]
+) -> None:
+    environ["RELAY__OUTBOX__PATH"] = f"/{'x' * 300}/outbox.db"
+
+    result, parts = bundle(environ | absent_relay)
+
+    assert result.exit_code == 0
+    assert json.loads(parts["schema.json"])["file_bytes"] == "cannot be read: File name too long"
+
+
 def test_the_output_names_the_reason_of_missing_parts_once(
     environ: dict[str, str], absent_relay: dict[str, str]
 ) -> None:
