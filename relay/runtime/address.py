@@ -30,10 +30,14 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def format_address(sockname: Any) -> str:
-    """Return a socket's name in the form that `parse_address` reads; of a unix socket, the path."""
+    """Return a socket's name in the form that `parse_address` reads; of a unix socket, the path or "@name"."""
     if isinstance(sockname, str):
         return sockname
+    if isinstance(sockname, bytes):  # Linux's abstract namespace
+        return f"@{sockname[1:].decode(errors='backslashreplace')}"
     host, port = sockname[:2]
+    if not isinstance(host, str):  # neither IP nor unix
+        return str(sockname)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

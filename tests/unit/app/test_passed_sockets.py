@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from relay.app.passed_sockets import PassedSockets, check, take
 from relay.config import ConfigError, load
 
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these sockets")
 FIRST = 200
 """Number of the first passed descriptor."""
 
@@ -34,9 +36,12 @@ class Manager:
         self.next += 1
 
     def _socket(self, kind: str) -> socket.socket:
+        if kind == "netlink":
+            return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
         family = socket.AF_UNIX if "unix" in kind else socket.AF_INET
         made = socket.socket(family, socket.SOCK_DGRAM if "datagram" in kind else socket.SOCK_STREAM)
-        made.bind(str(self.directory / f"socket-{self.next}") if family == socket.AF_UNIX else ("127.0.0.1", 0))
+        path = f"\0{self.directory}" if "abstract" in kind else str(self.directory / f"socket-{self.next}")
+        made.bind(path if family == socket.AF_UNIX else ("127.0.0.1", 0))
         if "listening" in kind:
             made.listen()
         return made
@@ -92,6 +97,8 @@ def test_variables_for_another_process_are_removed_and_ignored() -> None:
         ("listening", "unix", "use ListenStream=/PATH"),
         ("datagram unix", "ops", "is a socket of AF_UNIX and SOCK_DGRAM"),
         ("stream", "http", "does not listen; set Accept=no"),
+        pytest.param("listening unix abstract", "http", "http = @/", marks=only_linux),
+        pytest.param("netlink", "http", "is a socket of AF_NETLINK and SOCK_RAW", marks=only_linux),
         ("pipe", "http", "cannot be used as a socket: Socket operation on non-socket"),
     ],
 )
