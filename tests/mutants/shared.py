@@ -197,6 +197,16 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "202 for a repeat of an event whose commit is not replicated",
+        "G1",
+        f"{UNIT}/test_appending.py::test_a_repeated_event_is_not_acknowledged_if_its_commit_is_not_replicated",
+        (
+            f"{SHARED}/appending.py",
+            "if (unreplicated := self._state.unreplicated()) is not None:",
+            "if fresh and (unreplicated := self._state.unreplicated()) is not None:",
+        ),
+    ),
+    mutant(
         "relay without the dedupe window of the others",
         "G3",
         f"{CONTRACT}::TestLoad::test_appends_succeed_before_and_during_load",

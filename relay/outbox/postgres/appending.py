@@ -121,9 +121,9 @@ class Appending:
             if fresh:
                 began_ms = self._clock.monotonic_ms()
                 self._add(await self._committed(self._transaction(fresh), appends), began_ms, fresh)
-                if (unreplicated := self._state.unreplicated()) is not None:  # The events are stored.
-                    self._fail(appends, unreplicated)
-                    return
+            if (unreplicated := self._state.unreplicated()) is not None:  # The events are stored, also duplicates.
+                self._fail(appends, unreplicated)
+                return
         except OutboxError as error:
             self._fail(appends, error)
             if isinstance(error, OutboxLost):

@@ -82,6 +82,20 @@ async def test_an_append_is_not_acknowledged_if_its_commit_is_not_replicated(box
     assert box.on_disk().accepted == 1
 
 
+async def test_a_repeated_event_is_not_acknowledged_if_its_commit_is_not_replicated(box: LossyBox) -> None:
+    """The repeat arrives during the commit of the first copy, while the last commit was replicated."""
+    parts = box.outbox._parts
+    parts.state.settings = replace(box.settings, require_replicated=True)
+    parts.state.durability = "replicated"
+    first = box.outbox.append([event(1)])
+    while parts.appending._waiting:
+        await asyncio.sleep(0)
+    repeat = box.outbox.append([event(1)])
+    for append in (first, repeat):
+        with pytest.raises(OutboxUnavailable, match="require_replicated"):
+            await append
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_requeue_is_counted_once(box: LossyBox, when: str) -> None:
     await box.append([1, 2])
