@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,7 +15,7 @@ import pytest
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import PATIENCE_S, RelayProcess, running
-from tests.fault.apps import MAX_IN_FLIGHT, Fleet, all_settled, settings
+from tests.fault.apps import MAX_IN_FLIGHT, Fleet, all_settled, ready, settings
 from tests.fault.sizes import LONG_S, size
 from tests.support.tcp_proxy import proxy_to
 
@@ -76,9 +77,18 @@ class Site:
             for relay in list(self.relays.values()):
                 with suppress(OSError, IndexError, ValueError):  # The relay is stopped, or ends.
                     async with asyncio.timeout(1):
-                        upstreams = (await relay.status())["upstreams"]
-                    assert {each["state"] for each in upstreams} <= {"ok", "untested"}, upstreams
+                        code, _, body = await relay.request("GET", "/status.json")
+                    if code != 503:  # It still accepts connections while it stops.
+                        upstreams = json.loads(body)["upstreams"]
+                        assert {each["state"] for each in upstreams} <= {"ok", "untested"}, upstreams
             await asyncio.sleep(0.1)
+
+    async def all_ready(self) -> bool:
+        """Return whether every relay runs and is ready. One that stops, or did not yet see its lost lease, is not."""
+        relays = list(self.relays.values())
+        with suppress(OSError, IndexError):
+            return len(relays) == len(self._urls) and all([await ready(relay) for relay in relays])
+        return False
 
     def signal(self, number: int, sent: signal.Signals) -> None:
         """Send a signal to a relay, unless it ended by an earlier one and its successor does not run yet."""
@@ -97,7 +107,9 @@ class Site:
 
     async def settled(self, ends: int) -> None:
         """Check every promise over all relays, after so many unclean ends of relays."""
-        await self.until(lambda: len(self.relays) == len(self._urls))
+        async with asyncio.timeout(PATIENCE_S):
+            while not await self.all_ready():
+                await asyncio.sleep(0.05)
         for relay in self.relays.values():
             # It learns of the latest commits of the others with its next poll.
             await relay.until(lambda status: status["ledger"]["accepted"] >= len(self.fleet.stored))
