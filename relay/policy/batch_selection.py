@@ -22,6 +22,14 @@ _MAX_SEPARATE, _MAX_MOVED = 32, 256
 moves to another class."""
 
 
+def _others(classes: Sequence[DeviceClass]) -> Sequence[Sequence[DeviceClass]]:
+    """Return for each class the other ones of `classes`; for a class that is none of them, no other one."""
+    return [[other for other in classes if other is not each] if each in classes else [] for each in CLASSES]
+
+
+_OTHERS, _OTHER_KNOWN = _others(CLASSES[:-1]), _others(CLASSES[:-2])
+
+
 class Chosen(NamedTuple):
     queues: Sequence[tuple[DeviceQueue, int]]
     """The device queues of one request with their numbers of events; empty without a request."""
@@ -118,14 +126,10 @@ def _classes(
     if limits.mix_devices == "never" or endpoint.tenant_id is None:  # A request contains events of one tenant.
         return None
     if limits.mix_devices == "always" or endpoint.limit.is_limited:
-        return _others(device_class, CLASSES[:-1])
+        return _OTHERS[device_class]
     if len(endpoint.ready) <= free_slots or endpoint.slots.hanging or endpoint.is_quiet(now):
         return None
-    return [] if device_class is DeviceClass.NEW else _others(device_class, CLASSES[:-2])
-
-
-def _others(device_class: DeviceClass, classes: Sequence[DeviceClass]) -> Sequence[DeviceClass]:
-    return [] if device_class is DeviceClass.IN_DOUBT else [each for each in classes if each is not device_class]
+    return _OTHER_KNOWN[device_class]
 
 
 def split(request: Sequence[tuple[DeviceQueue, int]]) -> Sequence[Sequence[tuple[DeviceQueue, int]]]:

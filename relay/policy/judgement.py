@@ -64,9 +64,9 @@ def judge(request: CompletedRequest, verdict: Verdict) -> Judgement:
     if request.omitted and request.contains_later() and (message := _rejection(verdict)):
         return _later_rejected(request, message)
     match verdict:
-        case Delivered(status, rejected) if rejected and request.endpoint.rejections.ignore_names_at(request.now):
-            return _unnamed(request, EventsRejected(status, f"{status} {next(iter(rejected.values()))}"))
         case Delivered():
+            if verdict.rejected and request.endpoint.rejections.ignore_names_at(request.now):
+                return _unnamed(request, EventsRejected(verdict.status, _rejection(verdict)))
             return _delivered(request, verdict)
         case EventsRejected():
             return _rejected(request, verdict)
@@ -109,11 +109,14 @@ def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:
     first = failures = 0
     for queue, events in request.queues:
         sent = request.sent(queue, events)
-        dead_letters = _named_dead_letters(verdict.rejected, verdict.status, first, sent)
+        dead_letters = _NO_DEAD_LETTERS
+        if verdict.rejected:
+            dead_letters = _named_dead_letters(verdict.rejected, verdict.status, first, sent)
         failed_before = queue.diagnosis.failures
         reordered = 0 if queue.diagnosis is HEALTHY else request.reordered(queue, dead_letters)
         queue.delivered(events, events - sent + len(dead_letters))
-        failures += failed_before if queue.diagnosis is HEALTHY else 0
+        if queue.diagnosis is HEALTHY:
+            failures += failed_before
         outcomes.append(QueueOutcome(queue.id, True, dead_letters, reordered))
         first += sent
         if sent:
@@ -150,8 +153,6 @@ def _named_dead_letters(
     messages: Mapping[int, str], status: int, first: int, events: int
 ) -> Mapping[int, DeadLetterCause]:
     """Return the rejected events of a device queue with `events` events from index `first` of the request on."""
-    if not messages:
-        return _NO_DEAD_LETTERS
     return {
         index - first: DeadLetterCause("refused", status, f"{status} {message}")
         for index, message in messages.items()

@@ -38,7 +38,7 @@ class ReadyQueues:
 
     def __len__(self) -> int:
         """Return the number of listed device queues."""
-        return sum(len(queues) for queues in self._queues if queues)
+        return sum([len(queues) for queues in self._queues if queues])
 
     def __repr__(self) -> str:
         queues, exact = ([len(each or ()) for each in lists] for lists in (self._queues, self._exact))

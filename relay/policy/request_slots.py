@@ -16,6 +16,7 @@ Requests that hang must not delay others:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from relay.policy.position import SlotUse
@@ -23,6 +24,7 @@ from relay.policy.position import SlotUse
 CONNECTIONS_PER_SLOT = 8
 STALLED_MS = 5_000
 """Time without progress after which a request is stalled."""
+_HANGING: Sequence[SlotUse] = ("overdue", "stalled")
 
 
 class Room(NamedTuple):
@@ -85,21 +87,20 @@ class RequestSlots:
         """Count that a request uses its slot differently. `progress_at`: the last progress of one that hangs."""
         in_flight = (after != "free") - (before != "free")
         trials = (after == "trial") - (before == "trial")
-        overdue = (after == "overdue") - (before == "overdue")
-        stalled = (after == "stalled") - (before == "stalled")
-        assert before != "free" or not (overdue or stalled), "only a request in flight can hang"
+        hangs = before in _HANGING or after in _HANGING
+        assert before != "free" or not hangs, "only a request in flight can hang"
         slots: RequestSlots | None = self
         while slots is not None:
             slots.in_flight += in_flight
             slots.trials += trials
-            if overdue or stalled:
-                slots._count_hanging(overdue, stalled, progress_at)
+            if hangs:
+                slots._count_hanging(before, after, progress_at)
             assert slots.trials >= 0 <= slots.in_flight - slots.trials - slots.overdue - slots.stalled, slots
             slots = slots._parent
 
-    def _count_hanging(self, overdue: int, stalled: int, progress_at: int) -> None:
-        self.overdue += overdue
-        self.stalled += stalled
+    def _count_hanging(self, before: SlotUse, after: SlotUse, progress_at: int) -> None:
+        self.overdue += (after == "overdue") - (before == "overdue")
+        self.stalled += (after == "stalled") - (before == "stalled")
         assert self.overdue >= 0 <= self.stalled, self
         if not self.hanging:
             self.hanging_since = None

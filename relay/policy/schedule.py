@@ -287,7 +287,7 @@ class Schedule:
             queue = self._queues[queue_id]
             queue.settle(now, self.limits, self._shared_phase(queue) if queue.events else None)
             if queue.position is RESERVED:
-                self._retry_exact(self._endpoint_of(queue) if queue.events else endpoint)
+                self._retry_exact(self._endpoints.of(queue.key[0]) if queue.events else endpoint)
             if queue.events:
                 self._arm(queue, now)
             else:
@@ -364,23 +364,19 @@ class Schedule:
         self._endpoints.add_queue(key[0])
         return queue
 
-    def _endpoint_of(self, queue: DeviceQueue) -> Endpoint:
-        """Return the endpoint of a device queue with pending events."""
-        return self._endpoints.of(queue.key[0])
-
     def _shared_phase(self, queue: DeviceQueue) -> int | None:
         """Return the phase of the linger times if all devices share requests; otherwise None."""
-        return self._endpoint_of(queue).origin.linger_phase if self.limits.mix_devices == "always" else None
+        return self._endpoints.of(queue.key[0]).origin.linger_phase if self.limits.mix_devices == "always" else None
 
     def _arm(self, queue: DeviceQueue, now: int) -> bool:
         """Make a device queue ready, or set its timer. Return whether `next` may change."""
         position = queue.position
         if not isinstance(position, Lingering):
             return False
-        at = max(queue.free_at(now, self.limits), position.due_at)
-        if at > now:
-            return self._timers.wake(queue, at)
-        endpoint = self._endpoint_of(queue)
+        at, due_at = queue.free_at(now, self.limits), position.due_at
+        if at > now or due_at > now:
+            return self._timers.wake(queue, max(at, due_at))
+        endpoint = self._endpoints.of(queue.key[0])
         queue.become_ready()
         self._turns.list(endpoint, endpoint.add_ready(queue, self.limits, now))
         return True
@@ -390,7 +386,7 @@ class Schedule:
             return
         for queue, _ in pending:
             queue.reserve()
-        endpoint = self._endpoint_of(pending[0][0])
+        endpoint = self._endpoints.of(pending[0][0].key[0])
         endpoint.ready.add_exact(pending, self.limits)
         self._turns.list_all(endpoint)
 

@@ -450,7 +450,7 @@ MUTANTS = (
         "tests/unit/policy/test_schedule.py::test_devices_that_always_share_requests_linger_together",
         (
             "relay/policy/schedule.py",
-            "        return self._endpoint_of(queue).origin.linger_phase if",
+            "        return self._endpoints.of(queue.key[0]).origin.linger_phase if",
             "        return None if",
         ),
     ),

@@ -265,7 +265,7 @@ MUTANTS = (
         "events that a success rejects by name counted as delivered",
         "G1",
         "tests/unit/policy/test_judgement.py::test_events_that_a_success_rejects_by_index_are_dead_lettered_and_the_rest_is_delivered",
-        ("relay/policy/judgement.py", "    if not messages:\n", "    if status == 202:\n"),
+        ("relay/policy/judgement.py", "        if verdict.rejected:\n", "        if verdict.status != 202:\n"),
     ),
     mutant(
         "events dead-lettered because of a wrong URL",
