@@ -1105,6 +1105,16 @@ class TestForget:
         await box.append([9])
         assert await box.deliver_all() == bodies([9])
 
+    async def test_a_forgotten_device_that_sends_again_keeps_its_rate_window(self, box: Box) -> None:
+        await box.append([1])
+        await box.deliver(1)
+        await box.outbox.forget([box.queues[TV]])
+        await box.append([2])
+        await box.claim(1, TV, b"occupied")
+        await box.settle(key=TV, window=b"occupied")
+        await box.restart()
+        assert [(queue.key, queue.window) for queue in box.loaded.queues] == [(TV, b"occupied")]
+
     async def test_queue_with_pending_events_is_not_forgotten(self, box: Box) -> None:
         await box.append(range(3))
         await box.outbox.forget([box.queues[TV]])

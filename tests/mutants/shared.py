@@ -67,6 +67,12 @@ MUTANTS = (
         (f"{SHARED}/sql.py", "SET delivered = moves.delivered + s.delivered", "SET delivered = moves.delivered"),
     ),
     mutant(
+        "rate window of a device that was forgotten and sends again lost",
+        "G5",
+        f"{CONTRACT}::TestForget::test_a_forgotten_device_that_sends_again_keeps_its_rate_window",
+        (f"{SHARED}/sql.py", "omitted = %s, forgotten = false WHERE", "omitted = %s WHERE"),
+    ),
+    mutant(
         "removed relay with a request that may still arrive",
         "G5",
         f"{RING}::test_a_replica_that_may_still_send_is_not_removed",

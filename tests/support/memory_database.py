@@ -193,7 +193,7 @@ class MemoryDatabase:
         assert move.number == row.move_number + 1, "a transaction twice, or out of order"
         for journal in move.journals:
             queue = store.queues[journal.queue_id]
-            queue.journal, queue.holder = journal, replica
+            queue.journal, queue.holder, queue.is_forgotten = journal, replica, False
             queue.window, queue.monotonic_ms = journal.window, journal.monotonic_ms
         for settled in move.settled:
             queue = store.queues[settled.queue_id]

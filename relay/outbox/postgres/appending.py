@@ -71,7 +71,7 @@ class Appending:
         """Held during a transaction, whose number must follow the last one's."""
         self._number = 0
         self._announced: dict[int, int] = {}
-        """By queue id: monotonic time of its last announcement."""
+        """By queue id: monotonic time of its last announcement. At most about as many as outbox.max_devices."""
         self.cost_bytes = 0
         """Sum over the calls that wait or are being committed."""
         self._is_closing = False
@@ -212,6 +212,8 @@ class Appending:
         self._reconnect.succeeded()
         self._number = append.number
         now = self._clock.monotonic_ms()
+        if len(self._announced) > self._state.settings.max_devices:
+            self._announced.clear()
         self._announced.update((queue_id, now) for queue_id, _ in append.new_queues)
         return rows
 

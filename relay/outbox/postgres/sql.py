@@ -65,7 +65,7 @@ INSERT INTO moves_{k}(replica, n, delivered, dead_lettered, dropped, duplicates)
 LAST_MOVE = "SELECT coalesce(max(n), 0) FROM moves WHERE replica = %s"
 JOURNAL = """
 UPDATE device_queues SET rate_window = %s, monotonic_ms = %s, holder = %s, request = %s, ordinal = %s,
-       flight = %s::jsonb, shift_ms = %s, omitted = %s WHERE queue_id = %s"""
+       flight = %s::jsonb, shift_ms = %s, omitted = %s, forgotten = false WHERE queue_id = %s"""
 SETTLE = """
 UPDATE device_queues SET cursors = CASE WHEN NOT %s THEN cursors ELSE (
          SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(cursors)

@@ -110,3 +110,14 @@ async def test_a_requeue_is_counted_once(box: LossyBox, when: str) -> None:
     await box.seen()
     assert box.outbox.ledger() == Ledger(accepted=3, requeued=2, dead_lettered=2, pending=3)
     box.check()
+
+
+async def test_announcements_are_bounded(box: LossyBox) -> None:
+    appending = box.outbox._parts.appending
+    box.outbox._parts.state.settings = replace(box.settings, max_devices=2)
+    for number in range(6):
+        key = (1, "tv", f"tv-{number}")
+        await box.append([number], key)
+        await box.deliver(1, key)
+        await box.outbox.forget([box.queues[key]])
+    assert len(appending._announced) <= 3
