@@ -1,7 +1,7 @@
 """Route requests of each listener to the events API, the files for apps, or operations.
 
-Without `ops.listen`, one listener serves all paths. With it, a separate listener serves operations, and the HTTP
-listener serves apps only. Each listener describes its own paths at `/openapi.json`.
+Without `ops.listen`, one listener serves all paths. With it, a separate listener serves operations and, for the status
+page, the states of events, and the HTTP listener serves apps only. Each listener describes its own paths at `/openapi.json`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Routes:
         if not ops.listen:
             return [apps]
         own = replace(http, listen=ops.listen, unix_socket="")
-        operations = StaticFiles({DESCRIPTION_PATH: partial(self._describe, {"operations"})}, self._ops.handle)
+        describe_operations = partial(self._describe, {"operations"})
+        operations = StaticFiles({DESCRIPTION_PATH: describe_operations}, self._dispatch_operations)
         return [apps, Listener(operations.handle, own, guard, metrics, clock, passed.ops)]
 
     def reloaded(self) -> None:
@@ -54,6 +55,11 @@ class Routes:
         if self._settings.ops.listen or request.raw_path.startswith(EVENTS_PATH):
             return self._http.handle(request)
         return self._ops.handle(request)
+
+    def _dispatch_operations(self, request: Request) -> BodyHandler | Response:
+        path = request.raw_path
+        is_event = path.removeprefix(f"{EVENTS_PATH}/") not in ("", path)
+        return (self._http if is_event else self._ops).handle(request)
 
     def _describe(self, interfaces: Set[str]) -> StaticFile:
         http, outbox, reader = self._settings.http, self._settings.outbox, self._http.reader

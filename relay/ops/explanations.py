@@ -223,7 +223,7 @@ def _lost(now: Conditions, _: Callable[[EndpointState], str]) -> Summary | None:
     if dead:
         messages.append(f"{_events(dead)} became dead letters within the last hour{dead_reasons}.")
     if dropped:
-        messages.append(f"{_events(dropped)} were dropped within the last hour{drop_reasons}.")
+        messages.append(f"{_events_were(dropped)} dropped within the last hour{drop_reasons}.")
     if not messages:
         return None
     return Summary("trouble", " ".join(messages), _DEAD_ADVICE if dead else _DROP_ADVICE)
@@ -240,7 +240,7 @@ def _slow(now: Conditions, _: Callable[[EndpointState], str]) -> Summary | None:
         )
     rejected, reasons = _of_kind(now, "rejected", REJECTION_REASONS)
     if rejected:
-        return Summary("slow", f"{_events(rejected)} of apps were rejected within the last hour{reasons}.", _APP_ADVICE)
+        return Summary("slow", f"{_events_were(rejected)} rejected within the last hour{reasons}.", _APP_ADVICE)
     if now.states.get("rate_limited", 0):
         return Summary("slow", "The upstream limits the relay, which sends as fast as allowed.", _RATE_LIMITED_ADVICE)
     if devices := now.limited_devices:
@@ -258,3 +258,7 @@ def _of_kind(now: Conditions, kind: Kind, texts: Mapping[str, str]) -> tuple[int
 
 def _events(count: int) -> str:
     return "1 event" if count == 1 else f"{count:,} events"
+
+
+def _events_were(count: int) -> str:
+    return "1 event was" if count == 1 else f"{count:,} events were"

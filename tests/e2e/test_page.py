@@ -361,7 +361,7 @@ class TestStatus:
             await until_streams(relay, 0)
             await relay.post(event(1))
             await relay.until(lambda status: status["ledger"]["delivered"] == 1)
-            assert await browser.text("#out-total") == "0 in total"
+            assert (await browser.text("#out-total")).endswith("0 in total")
         finally:
             await browser.show()
 
@@ -429,6 +429,16 @@ class TestStatus:
         await until_streams(relay, 2)
         await browser.run("location.hash = 'overview'")
         await until_streams(relay, 1)
+
+    async def test_an_event_is_found_on_a_separate_listener_for_operations(
+        self, browser: Browser, sandbox: Sandbox, tmp_path: Path
+    ) -> None:
+        async with running(environment(sandbox.url, tmp_path, ops__listen="127.0.0.1:0")) as relay:
+            assert await relay.post(event(1)) == 202
+            page = (await relay.logged("relay started"))["http"][-1]
+            await browser.open(f"http://{page}/#events")
+            await browser.type("#event-id", event(1)["event_id"] + ENTER)
+            await browser.until_text("#event-result", f"Event {event(1)['event_id']}: ")
 
     async def test_the_configuration_is_shown_with_sources_and_without_secrets(
         self, browser: Browser, relay: RelayProcess
@@ -888,11 +898,21 @@ class TestReading:
             await busy.run("document.documentElement.style.fontSize = ''")
 
     async def test_the_first_screen_shows_level_rates_and_a_chart(self, busy: Browser) -> None:
+        await self.require_first_screen(busy)
+
+    async def test_the_first_screen_of_the_first_run_shows_a_chart_too(
+        self, browser: Browser, relay: RelayProcess
+    ) -> None:
+        await open_page(browser, relay)
+        await browser.until_text("#first-run", "No events yet.")
+        await self.require_first_screen(browser)
+
+    async def require_first_screen(self, browser: Browser) -> None:
         for name, (width, height) in FIRST_SCREENS.items():
-            await busy.screen(width, height)
+            await browser.screen(width, height)
             bottom = "return document.querySelector(arguments[0]).getBoundingClientRect().bottom"
             for part in ("#summary", "#now", ".plot"):
-                assert await busy.run(bottom, part) <= height, (name, part)
+                assert await browser.run(bottom, part) <= height, (name, part)
 
     async def test_every_text_has_sufficient_contrast(self, busy: Browser) -> None:
         """WCAG 2.2, 1.4.3 (text: 4.5) and 1.4.11 (controls and curves: 3)."""

@@ -86,6 +86,17 @@ async def test_separate_listener_serves_operations_only_and_each_describes_its_p
         apps, operations = (await relay.description(0))["paths"], (await relay.description(1))["paths"]
     assert set(apps) == {"/v1/events", "/v1/events/{event_id}", "/relay.js", "/openapi.json"}
     assert "/livez" in operations and "/v1/events" not in operations
+    assert "/v1/events/{event_id}" in operations, "the status page finds events"
+
+
+async def test_separate_listener_returns_the_state_of_an_event_and_accepts_no_events() -> None:
+    async with listening("127.0.0.1:0") as relay:
+        assert b"it was never stored" in (await relay.get("/v1/events/some-id", 1)).body
+        client = await Client.connect(relay.listeners[1].addresses[0])
+        for path in (b"/v1/events", b"/v1/events/"):
+            client.send(post().replace(b"/v1/events", path))
+            assert (await client.response()).status == 404
+        client.writer.close()
 
 
 @pytest.mark.parametrize("ops_listen", ["", "127.0.0.1:0"])

@@ -131,7 +131,7 @@ def test_each_listener_describes_what_it_serves() -> None:
     apps, operations_alone = (describe(VALUES, {interface})["paths"] for interface in ("events", "operations"))
 
     assert set(apps) == {EVENTS_PATH, f"{EVENTS_PATH}/{{event_id}}", "/relay.js", "/openapi.json"}
-    assert set(operations_alone) == {*Stage().ops.routes, "/openapi.json"}
+    assert set(operations_alone) == {*Stage().ops.routes, f"{EVENTS_PATH}/{{event_id}}", "/openapi.json"}
     assert set(DESCRIPTION["paths"]) == {*apps, *operations_alone}
 
 

@@ -96,8 +96,9 @@ def summarize(
         (
             summarize(["rate_limited"], last_hour=REJECTED),
             "slow",
-            "3 events of apps were rejected within the last hour (invalid field 2, too large 1).",
+            "3 events were rejected within the last hour (invalid field 2, too large 1).",
         ),
+        (summarize(last_hour={("rejected", "invalid"): 1}), "slow", "1 event was rejected within the last hour"),
         (summarize(["rate_limited"], pending=0), "slow", "The upstream limits the relay"),
         (summarize(limited=1), "slow", "One device waits for the next rate window."),
         (summarize(limited=1_200), "slow", "1,200 devices wait for the next rate window."),
