@@ -1,7 +1,8 @@
 """Route requests of each listener to the events API, the files for apps, or operations.
 
 Without `ops.listen`, one listener serves all paths. With it, a separate listener serves operations and, for the status
-page, the states of events, and the HTTP listener serves apps only. Each listener describes its own paths at `/openapi.json`.
+page, the states of events; the HTTP listener serves apps only. Each listener describes its own paths at
+`/openapi.json`.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ from relay.forward.upstream import UpstreamClient
 from relay.http.listener import Listener
 from relay.ingest.events_api import HttpIngest
 from relay.ingest.udp.ingest import UdpIngest
+from relay.ops.event_log import EventLog
 from relay.ops.history import History
 from relay.ops.live import Live
 from relay.ops.server import Ops
@@ -127,11 +128,12 @@ class Service:
             addresses=lambda: (self._listeners[0].addresses, self.udp_addresses, self._systemd_listeners),
             clock_skew_ms=lambda: self._forwarder.clock_skew_ms,
         )
+        self._event_log = EventLog(self.outbox, self.metrics.feed, clock)
         self._live = Live(status, self._history, clock, self.metrics)
         self._ops = Ops(
             status=status,
             live=self._live,
-            tail=Tail(self.outbox, self.metrics.feed, self._live, clock),
+            tail=Tail(self.outbox, self._event_log, self.metrics.feed, self._live, clock),
             outbox=self.outbox,
             control=self,
             token=settings.ops.token,
@@ -174,6 +176,7 @@ class Service:
         )
         self._tasks.start("network watch", NetworkWatch(self._clock, self._forwarder.network_changed).run())
         self._tasks.start("history", self._history.keep())
+        self._tasks.start("event log", self._event_log.keep())
         self._tasks.start("last hour", self._last_hour.keep())
         _log.info(
             "relay started",

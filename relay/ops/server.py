@@ -94,6 +94,7 @@ class Ops:
             "/status.json": Route(get, self._show_status),
             "/status/stream": Route(get, live.stream),
             TAIL_PATH: Route(get, tail.stream),
+            "/event-types": Route(get, tail.types),
             "/log": Route(get, self._show_log, guarded=True),
             "/configuration": Route(get, self._show_configuration, guarded=True),
             "/flush": Route(post, self._flush, guarded=True),

@@ -1,4 +1,4 @@
-"""Pass what happens to events to followers (`relay tail`). Without a follower nothing is prepared.
+"""Pass what happens to events to followers (`relay tail`, the event log). Without a follower nothing is prepared.
 
 A follower is called on the event loop. It must neither block nor raise.
 """
@@ -48,16 +48,19 @@ class EventFeed:
 
     def follow(self, follower: Callable[[EventChange], None]) -> None:
         """Call `follower` for each change from now on."""
-        self._followers.append(follower)
+        self._followers = [*self._followers, follower]
 
     def unfollow(self, follower: Callable[[EventChange], None]) -> None:
-        self._followers.remove(follower)
+        """Do not call `follower` any more, also if it calls this while a change is reported."""
+        self._followers = [each for each in self._followers if each != follower]
 
     def changed(self, change: Change, bodies: Iterable[bytes], reason: str = "", message: str = "") -> None:
-        """Report the same change of each event."""
+        """Report the same change of each event, while there is a follower."""
         if self._followers:
             for body in bodies:
                 self.publish(described(change, body, reason, message))
+                if not self._followers:
+                    return
 
     def dropped(self, reason: str, events: Iterable[tuple[bytes, tuple[int, str, str]]]) -> None:
         """Report dropped events by id and device. Their bodies are not read again, so that their types are unknown."""

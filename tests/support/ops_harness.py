@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import ClientSession
+from relay.ops.event_log import EventLog
 from relay.ops.explanations import ConfiguredUpstream
 from relay.ops.history import History
 from relay.ops.last_hour import Kind
@@ -217,11 +218,12 @@ class Served:
             last_hour=lambda: self.last_hour,
             clock_skew_ms=lambda: self.clock_skew_ms,
         )
+        self.event_log = EventLog(self.outbox, self.metrics.feed, self.clock)  # type: ignore[arg-type]
         self.live = Live(self.status, self.history, self.clock, self.metrics)
         self.ops = Ops(
             status=self.status,
             live=self.live,
-            tail=Tail(self.outbox, self.metrics.feed, self.live, self.clock),  # type: ignore[arg-type]
+            tail=Tail(self.outbox, self.event_log, self.metrics.feed, self.live, self.clock),  # type: ignore[arg-type]
             outbox=self.outbox,  # type: ignore[arg-type]
             control=self.control,
             token=None,

@@ -9,6 +9,7 @@ import { countChanged } from "./letters.js";
 import "./moves.js";
 import { showDevices, showOverview } from "./overview.js";
 import { showSnippets } from "./snippets.js";
+import { showTypes } from "./types.js";
 import { start } from "./views.js";
 
 let last = null; // the last status
@@ -32,6 +33,7 @@ function show(status, link) {
   showDevices(status);
   showSnippets(status);
   countChanged(status.dead_letters.count);
+  showTypes();
 }
 
 function lost() {

@@ -340,6 +340,7 @@ TRIES: dict[tuple[str, str], list[Try]] = {
     ("get", "/log"): [Try(sent("GET", "/log")), Try(sent("GET", "/log"), with_token)],
     ("get", "/configuration"): [Try(sent("GET", "/configuration")), Try(sent("GET", "/configuration"), with_token)],
     ("get", "/status.json"): [Try(sent("GET", "/status.json"))],
+    ("get", "/event-types"): [Try(sent("GET", "/event-types"))],
     ("post", "/flush"): [
         Try(chosen("/flush", b"")),
         Try(chosen("/flush", b""), with_token),

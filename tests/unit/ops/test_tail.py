@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientResponse
+from relay.ops.event_log import newest_id
 from relay.ops.live import MAX_STREAMS
-from relay.ops.tail import MAX_LINES, PATH, Lines, newest_id
+from relay.ops.tail import MAX_LINES, PATH, Lines
 from relay.runtime import log
 from relay.runtime.event_feed import EventChange
 from relay.runtime.secret import Secret
@@ -87,7 +88,24 @@ async def test_followers_and_status_pages_share_a_limit(served: Served) -> None:
 async def test_an_unknown_parameter_is_rejected(served: Served) -> None:
     rejected = await served.call(f"{PATH}?devcie=1")
     assert rejected.status == 400
-    assert rejected.json()["error"] == "unknown parameter 'devcie': the parameters are device and type"
+    assert rejected.json()["error"] == "unknown parameter 'devcie': the parameters are device, type and recent"
+
+
+@pytest.mark.parametrize("query", ["recent=1", "recent=true&type=a", "recent=true&device=a"])
+async def test_recent_changes_are_those_of_all_events(served: Served, query: str) -> None:
+    rejected = await served.call(f"{PATH}?{query}")
+    assert (rejected.status, "recent is true, without" in rejected.json()["error"]) == (400, True)
+
+
+async def test_a_follower_may_receive_the_latest_changes_first(served: Served) -> None:
+    keeping = asyncio.create_task(served.event_log.keep())
+    await asyncio.sleep(0)
+    served.metrics.feed.publish(STORED)
+    stream = await followed(served, f"{PATH}?recent=true")
+    served.metrics.feed.publish(STORED._replace(event_id="id-2"))
+    assert [(await line(stream))["event_id"] for _ in range(2)] == ["id-1", "id-2"]
+    stream.close()
+    keeping.cancel()
 
 
 def test_beyond_the_buffer_lines_are_skipped_and_counted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -38,6 +39,17 @@ def test_each_follower_receives_each_change_until_it_leaves() -> None:
     delivered = EventChange("delivered", ID, "post.view", 2, "tv", "box")
     assert first == [delivered, EventChange("dropped", ID, "", 1, "tv", "box", "size")]
     assert second == [delivered]
+
+
+def test_the_rest_is_not_prepared_after_the_last_follower_left() -> None:
+    feed = EventFeed()
+
+    def leave(_: EventChange) -> None:
+        feed.unfollow(leave)
+
+    feed.follow(leave)
+    feed.changed("stored", itertools.chain([BODY], unread()))
+    assert not feed.is_followed
 
 
 @pytest.mark.parametrize(
