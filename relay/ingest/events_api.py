@@ -212,21 +212,21 @@ class HttpIngest:
     def _find(self, event_id: str) -> BodyHandler | Response:
         if not _EVENT_ID.fullmatch(event_id):
             return _unknown_event(event_id)
-        packed_id = bytes.fromhex(event_id.replace("-", ""))
-        state = self._outbox.find(packed_id)
-        if state in (None, "dead_lettered"):
-            handle = partial(self._find_dead_letter, packed_id, state is not None)
-            return BodyHandler(handle, self._max_body_bytes, self._reject_body)
-        return _event_response(packed_id, state, **(_DROPPED if state == "dropped" else {}))
+        find = partial(self._reply_with_state, bytes.fromhex(event_id.replace("-", "")))
+        return BodyHandler(find, self._max_body_bytes, self._reject_body)
 
-    async def _find_dead_letter(self, event_id: bytes, is_known: bool, _: bytes, reply: Reply) -> None:
-        """Reply with the reason and message of a dead letter, which may be older than the dedupe window."""
+    async def _reply_with_state(self, event_id: bytes, _: bytes, reply: Reply) -> None:
+        """Reply with the state of an event. A dead letter may be older than the dedupe window."""
         try:
+            state = await self._outbox.find(event_id)
+            if state not in (None, "dead_lettered"):
+                reply(_event_response(event_id, state, **(_DROPPED if state == "dropped" else {})))
+                return
             letters = await self._outbox.dead_letters(Selection(event_id=event_id), 1)
         except OutboxError as error:
             reply(error_response(503, str(error), headers=RETRY_LATER))
             return
-        if not (letters or is_known):
+        if not (letters or state):
             reply(_unknown_event(str(UUID(bytes=event_id))))
             return
         why = {"reason": letters[0].reason, "message": letters[0].message} if letters else _NO_DEAD_LETTER

@@ -361,7 +361,7 @@ class Outbox(Protocol):
     async def check(self) -> None:
         """Detect files that were deleted, replaced or made read-only while open. Called every second."""
 
-    def find(self, event_id: bytes) -> EventState | None:
+    async def find(self, event_id: bytes) -> EventState | None:
         """Return the state of one of the last `dedupe_window` events; None if the id is unknown.
 
         A dropped event may be appended again.

@@ -360,7 +360,7 @@ class TestOmitted:
         assert (await self.claim(box, 6, 2, 4, dead=None)).bodies == bodies([0, 1, 3, 5])
         await box.settle(dead={2: REFUSED})
         assert box.backlog[TV][0] == 3
-        assert [box.outbox.find(event_id(number)) for number in range(7)] == [
+        assert [await box.outbox.find(event_id(number)) for number in range(7)] == [
             "delivered", "delivered", "pending", "dead_lettered", "pending", "delivered", "pending"
         ]  # fmt: skip
         assert await box.append(range(7)) == 7
@@ -368,7 +368,7 @@ class TestOmitted:
         after = await box.restart_after_kill()
         after.check()
         assert await after.append(range(7)) == 7
-        assert after.outbox.find(event_id(5)) == "delivered"
+        assert await after.outbox.find(event_id(5)) == "delivered"
         assert (await after.claim(9)).bodies == bodies([2, 4, 6])
         await close(after)
 
@@ -446,7 +446,7 @@ class TestOmitted:
         await box.settle(dead={1: Dead("refused", 202, "second")})
         reasons = {letter.body[:6]: letter.reason for letter in await box.outbox.dead_letters(ALL, 9)}
         assert sorted(reasons.values()) == ["corrupt", "refused", "refused"]
-        assert box.outbox.find(event_id(0)) == "delivered"
+        assert await box.outbox.find(event_id(0)) == "delivered"
         assert (await box.claim(9)).bodies == bodies([4])
 
 
@@ -461,7 +461,7 @@ class TestCorrupt:
         assert box.outbox.ledger() == Ledger(accepted=5, dead_lettered=1, pending=4)
         (letter,) = await box.outbox.dead_letters(ALL, 10)
         assert letter.reason == "corrupt"
-        assert box.outbox.find(event_id(2)) == "dead_lettered"
+        assert await box.outbox.find(event_id(2)) == "dead_lettered"
         await box.settle()
         assert (await box.claim(10)).bodies == bodies([4])
         box.check()
@@ -612,12 +612,12 @@ class TestFind:
         box = await make_box(max_age_ms=DAY_MS).start()
         await box.append(range(3))
         find = box.outbox.find
-        assert [find(event_id(number)) for number in range(4)] == ["pending", "pending", "pending", None]
+        assert [await find(event_id(number)) for number in range(4)] == ["pending", "pending", "pending", None]
         await box.claim(2)
         await box.settle(dead={1: REFUSED})
-        assert [find(event_id(number)) for number in range(3)] == ["delivered", "dead_lettered", "pending"]
+        assert [await find(event_id(number)) for number in range(3)] == ["delivered", "dead_lettered", "pending"]
         await box.outbox.requeue(ALL, 10)
-        assert find(event_id(1)) == "pending"
+        assert await find(event_id(1)) == "pending"
 
     @pytest.mark.parametrize("killed", [False, True])
     async def test_dropped_event_can_be_stored_again(self, make_box: MakeBox, killed: bool) -> None:
@@ -629,15 +629,15 @@ class TestFind:
         assert await box.outbox.expire() == 1
         if killed:
             box = await box.restart_after_kill()
-        assert box.outbox.find(event_id(1)) == "dropped"
-        assert box.outbox.find(event_id(2)) == "pending"
+        assert await box.outbox.find(event_id(1)) == "dropped"
+        assert await box.outbox.find(event_id(2)) == "pending"
         assert await box.append([1]) == 0, "it is no duplicate"
         assert await box.append([1]) == 1, "now it is one"
-        assert box.outbox.find(event_id(1)) == "pending"
+        assert await box.outbox.find(event_id(1)) == "pending"
         box = await box.restart_after_kill()
         assert await box.append([1, 2]) == 2
         assert await box.deliver_all() == bodies([2, 1])
-        assert box.outbox.find(event_id(1)) == "delivered"
+        assert await box.outbox.find(event_id(1)) == "delivered"
         await close(box)
 
     async def test_requeued_and_dropped_event_can_be_stored_again(self, make_box: MakeBox) -> None:
@@ -651,7 +651,7 @@ class TestFind:
         box.clock.advance(DAY_MS + 1)
         assert await box.outbox.expire() == 1
         box = await box.restart_after_kill()
-        assert box.outbox.find(event_id(1)) == "dropped"
+        assert await box.outbox.find(event_id(1)) == "dropped"
         assert await box.append([1]) == 0
         await close(box)
 
@@ -660,7 +660,7 @@ class TestFind:
         await box.claim(2)
         await box.settle(dead={1: REFUSED})
         after = await box.restart_after_kill()
-        states = [after.outbox.find(event_id(number)) for number in range(3)]
+        states = [await after.outbox.find(event_id(number)) for number in range(3)]
         assert states == ["delivered", "dead_lettered", "pending"]
         await close(after)
 
@@ -701,7 +701,7 @@ class TestAge:
         await box.outbox.expire()
         await box.settle(delivered=False, dead={0: Dead("refused", 422, "no")})
         after = await box.restart_after_kill()
-        states = [after.outbox.find(event_id(number)) for number in range(8)]
+        states = [await after.outbox.find(event_id(number)) for number in range(8)]
         assert states == ["dead_lettered", *["pending"] * 3, *["dropped"] * 4]
         assert await after.append(range(8)) == 4
         await close(after)
@@ -791,7 +791,7 @@ class TestFull:
             await box.append([number], TV)
         with pytest.raises(OutboxShareUsed):
             await box.outbox.append([event(200_000, PHONE), event(number, TV)])
-        assert box.outbox.find(event_id(200_000)) is None
+        assert await box.outbox.find(event_id(200_000)) is None
         await box.deliver(number - 100, TV)
         assert await box.append([number], TV) == 0
 
@@ -808,7 +808,7 @@ class TestFull:
             await box.append([number], body_bytes=20_000)
         oldest = box.outbox.ledger().dropped + 1
         assert await box.append([oldest, 1_000], body_bytes=20_000) == 0
-        assert [box.outbox.find(event_id(each)) for each in (oldest, 1_000)] == ["pending", "pending"]
+        assert [await box.outbox.find(event_id(each)) for each in (oldest, 1_000)] == ["pending", "pending"]
         box.check()
 
     async def test_drop_oldest_drops_and_counts_the_oldest_events(self, make_box: MakeBox) -> None:
@@ -861,7 +861,7 @@ class TestMaxDevices:
         await box.append([2], PHONE)
         with pytest.raises(TooManyDevices, match=r'the device "tablet" is new.*outbox\.max_devices = 2'):
             await box.append([3], TABLET)
-        assert box.outbox.find(event_id(3)) is None
+        assert await box.outbox.find(event_id(3)) is None
         assert await box.append([4, 5], TV) == 0
         assert (box.outbox.gauges().devices, box.outbox.gauges().max_devices) == (2, 2)
         assert box.outbox.gauges().writable and box.outbox.room()

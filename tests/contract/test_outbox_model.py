@@ -91,7 +91,7 @@ class Life:
         return None
 
     async def corrupt(self, number: int) -> object:
-        if self.box.outbox.find(event_id(number)) != "pending":
+        if await self.box.outbox.find(event_id(number)) != "pending":
             return None
         await self.box.outbox.close()
         self.box.corrupt(number)
@@ -151,7 +151,7 @@ class Life:
         gauges = outbox.gauges()
         return (
             outbox.ledger(),
-            [outbox.find(event_id(number)) for number in range(61)],
+            [await outbox.find(event_id(number)) for number in range(61)],
             [(letter.event_id, letter.reason, letter.message, letter.body, letter.dead_at) for letter in letters],
             {key: list(outbox.sizes(queue_id, 100)) for key, queue_id in self.box.queues.items()},
             (gauges.oldest_age_ms, gauges.dead_letters),

@@ -13,7 +13,7 @@ from relay.outbox import ClaimPart, Ledger, OutboxLost, OutboxUnavailable, Selec
 from relay.outbox.postgres.database import GROUPS, Beat
 from relay.runtime.clock import SystemClock
 
-from tests.contract.boxes import REFUSED, TV, SharedBox, bodies, close, event, events
+from tests.contract.boxes import REFUSED, TV, SharedBox, bodies, close, event, event_id, events
 
 NO_BEAT = Beat(None, 0, 0, 0)
 DEVICES = [(1, "tv", f"tv-{number}") for number in range(24)]
@@ -219,3 +219,53 @@ async def test_commits_are_counted_where_they_were_made(pair: tuple[Any, Any]) -
     await one.outbox.append(events(range(3, 5)))
     counted = [box.metrics.registry.get_sample_value("relay_outbox_commits_total") for box in (one, other)]
     assert counted == [2, 0]
+
+
+async def split(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Return the relay that sends the events of TV, and the other."""
+    await everything_is_reported(pair)
+    holder = holder_of(pair, TV)
+    return holder, next(box for box in pair if box is not holder)
+
+
+async def test_each_relay_knows_what_became_of_an_event(pair: tuple[Any, Any]) -> None:
+    await pair[0].outbox.append(events(range(4)))
+    holder, rest = await split(pair)
+    await holder.claim(3)
+    for box in pair:
+        assert [await box.outbox.find(event_id(number)) for number in range(5)] == ["pending"] * 4 + [None]
+    await holder.settle(dead={1: REFUSED})
+    for box in pair:
+        states = [await box.outbox.find(event_id(number)) for number in range(4)]
+        assert states == ["delivered", "dead_lettered", "delivered", "pending"]
+    assert await rest.outbox.requeue(Selection(all=True), 10) == 1
+    await everything_is_reported(pair)
+    assert await holder.deliver(10) == bodies([3, 1])
+    for box in pair:
+        assert [await box.outbox.find(event_id(number)) for number in range(4)] == ["delivered"] * 4
+
+
+async def test_an_event_that_another_relay_dropped_can_be_stored_again(pair: tuple[Any, Any]) -> None:
+    """G3: only the app still has it. A dead letter is not stored again."""
+    await pair[0].outbox.append(events(range(3)))
+    holder, rest = await split(pair)
+    await holder.claim(1)
+    await holder.settle(dead={0: REFUSED})
+    holder.clock.advance(holder.settings.max_age_ms + 1)
+    assert await holder.outbox.expire() == 2
+    assert await rest.outbox.append(events(range(3))) == 1
+    assert await rest.outbox.find(event_id(2)) == "pending"
+    await everything_is_reported(pair)
+    assert await holder.deliver(10) == bodies([1, 2])
+    assert holder.on_disk() == Ledger(accepted=5, dead_lettered=1, dropped=2, delivered=2)
+
+
+async def test_the_state_of_an_event_that_both_stored_is_that_of_the_copy_that_is_sent(pair: tuple[Any, Any]) -> None:
+    one, other = pair
+    await asyncio.gather(*(box.outbox.append(events(range(5))) for box in pair))
+    await until(lambda: one.reported() + other.reported() == 5 == one.on_disk().pending)
+    for box in pair:
+        assert {await box.outbox.find(event_id(number)) for number in range(5)} == {"pending"}
+    assert await holder_of(pair, TV).deliver(10) == bodies(range(5))
+    for box in pair:
+        assert {await box.outbox.find(event_id(number)) for number in range(5)} == {"delivered"}

@@ -93,7 +93,7 @@ async def missing_events(path: Path, stored: list[str], sandbox: Sandbox) -> lis
         lost = []
         for id_ in stored:
             event_id = bytes.fromhex(id_.replace("-", ""))
-            found = outbox.find(event_id)
+            found = await outbox.find(event_id)
             if found is None or (found == "delivered" and not sandbox.record.has(event_id)):
                 lost.append(id_)
         return lost

@@ -391,7 +391,7 @@ MUTANTS = (
         "no receipt of a dead letter that is older than the dedupe window",
         "G1",
         "tests/unit/ingest/test_events_api.py::test_an_event_that_was_not_delivered_has_reason_and_message",
-        ("relay/ingest/events_api.py", "        if not (letters or is_known):\n", "        if not is_known:\n"),
+        ("relay/ingest/events_api.py", "        if not (letters or state):\n", "        if not state:\n"),
     ),
     mutant(
         "shutdown waits for the upstream",

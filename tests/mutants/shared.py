@@ -298,4 +298,20 @@ MUTANTS = (
             "            pass\n        self.owed",
         ),
     ),
+    mutant(
+        "outcome of an event unknown to the relays that do not send it",
+        "status",
+        f"{TWO_RELAYS}::test_each_relay_knows_what_became_of_an_event",
+        (
+            f"{SHARED}/outbox.py",
+            "while (foreign := state.foreign([event_id])) and",
+            "while (foreign := []) and",
+        ),
+    ),
+    mutant(
+        "202 without storing for an event that another relay dropped",
+        "G3",
+        f"{TWO_RELAYS}::test_an_event_that_another_relay_dropped_can_be_stored_again",
+        (f"{SHARED}/outbox.py", "and not parts.state.foreign(event.event_id for event in events):", "and events:"),
+    ),
 )

@@ -219,7 +219,7 @@ class World:
         return device.offered - device.accepted
 
     def _is_pending(self, keys: Sequence[EventKey]) -> bool:
-        return any(self.outbox.find(_event_id(device, n)) == "pending" for device, n in keys)
+        return any(self.outbox.state_of(_event_id(device, n)) == "pending" for device, n in keys)
 
     def fail_disk(self, chance: float) -> None:
         """Let each call of the outbox fail with this probability from now on."""

@@ -97,7 +97,7 @@ class ScriptedOutbox:
             raise self.error
         return [letter for letter in self.letters if UUID(letter.event_id).bytes == selection.event_id]
 
-    def find(self, event_id: bytes) -> EventState | None:
+    async def find(self, event_id: bytes) -> EventState | None:
         return self.states.get(event_id)
 
 

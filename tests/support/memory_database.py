@@ -262,6 +262,15 @@ class MemoryDatabase:
         await self._turn()
         return streams
 
+    async def outcomes(self, events: Sequence[tuple[int, int, int]]) -> Sequence[d.Mark]:
+        await self._turn()
+        marks, queues = self.store.marks, self.store.queues
+        return [
+            marks.get(seq, d.Mark(seq, queue_id, "delivered"))
+            for seq, queue_id, replica in events
+            if seq in marks or seq <= queues[queue_id].cursors.get(replica, 0)
+        ]
+
     async def queues(self, queue_ids: Sequence[int]) -> Mapping[int, tuple[DeviceKey, Mapping[int, int]]]:
         await self._turn()
         return {

@@ -268,7 +268,10 @@ class MemoryOutbox:
     async def check(self) -> None:
         self._save_time()
 
-    def find(self, event_id: bytes) -> EventState | None:
+    async def find(self, event_id: bytes) -> EventState | None:
+        return self.state_of(event_id)
+
+    def state_of(self, event_id: bytes) -> EventState | None:
         found = self.disk.states.get(event_id)
         return None if found is None else found[1]
 

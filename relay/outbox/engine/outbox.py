@@ -156,7 +156,7 @@ class OutboxEngine:
     def gauges(self) -> Gauges:
         return self._owner.gauges()
 
-    def find(self, event_id: bytes) -> EventState | None:
+    async def find(self, event_id: bytes) -> EventState | None:
         return None if self._owner.state is None else self._owner.state.state_of(event_id)
 
     async def check(self) -> None:

@@ -116,6 +116,8 @@ class Appending:
             if full is not None:
                 self._fail(appends, full)
                 return
+            if foreign := self._state.foreign(event.event_id for append in appends for event in append.events):
+                self._state.commits.mark(await self._database.outcomes(foreign))  # A dropped event is stored again.
             self._reject_devices(appends)
             fresh, duplicates = self._fresh(appends)
             if fresh:

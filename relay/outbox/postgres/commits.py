@@ -99,11 +99,23 @@ class Commits:
     def mark(self, marks: Iterable[Mark]) -> None:
         for seq, _, why in marks:
             self.marks[seq] = why
-            if why == "dropped" and seq >> POSITION_BITS in self.rows:
+            if why in ("dropped", "duplicate") and seq >> POSITION_BITS in self.rows:
                 event_id = self.event_id(seq)
                 if self.known.get(event_id) == seq:
-                    del self.known[event_id]
-                    self.dropped[event_id] = seq
+                    if why == "dropped":
+                        del self.known[event_id]
+                        self.dropped[event_id] = seq
+                    else:
+                        self.known[event_id] = self._other_copy(event_id, seq)
+
+    def _other_copy(self, event_id: bytes, seq: int) -> int:
+        """Return the seq of another copy of an event; `seq` if there is none."""
+        for row in self.rows.values():
+            if event_id in row.ids:
+                for at, other in enumerate(split_ids(row.ids)):
+                    if other == event_id and row.seq(at) != seq:
+                        return row.seq(at)
+        return seq
 
     def events(self) -> Iterator[tuple[int, int, int, CommitRow]]:
         """Yield (seq, queue id, body bytes, row) of every event that is in a polled row, sorted by seq."""

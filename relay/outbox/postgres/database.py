@@ -294,6 +294,9 @@ class SharedDatabase(Protocol):
     async def poll(self, positions: Mapping[int, int], limit: int) -> Mapping[int, Sequence[CommitRow]]:
         """Return up to `limit` commit rows after the position of each replica, 0 for a new one, in one snapshot."""
 
+    async def outcomes(self, events: Sequence[tuple[int, int, int]]) -> Sequence[Mark]:
+        """Return a mark for each of the events (seq, queue id, appending replica) that is done."""
+
     async def queues(self, queue_ids: Sequence[int]) -> Mapping[int, tuple[DeviceKey, Mapping[int, int]]]:
         """Return the device and the cursors of device queues."""
 

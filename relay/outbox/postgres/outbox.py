@@ -161,10 +161,11 @@ class SharedOutbox:
             keys = self._parts.appending.new_keys(events)
             rejection = self._parts.state.beyond_max_devices([keys]).get(0)
         parts = self._parts
-        if parts is not None and isinstance(rejection, OutboxFull | None) and self._knows(parts, events):
+        is_known = parts is not None and isinstance(rejection, OutboxFull | None) and self._knows(parts, events)
+        if parts is not None and is_known and not parts.state.foreign(event.event_id for event in events):
             parts.conflicts.report([found for event in events if (found := parts.state.conflict_of(event)) is not None])
             result.set_result(len(events))
-        elif rejection is not None or parts is None:
+        elif parts is None or (rejection is not None and not is_known):
             result.set_exception(rejection or OutboxUnavailable("the outbox is closed"))
         else:
             parts.appending.enqueue(append)
@@ -294,8 +295,13 @@ class SharedOutbox:
     async def check(self) -> None:
         """Do nothing: the poll detects a database that does not respond."""
 
-    def find(self, event_id: bytes) -> EventState | None:
-        return None if self._parts is None else self._parts.state.state_of(event_id)
+    async def find(self, event_id: bytes) -> EventState | None:
+        if self._parts is None:
+            return None
+        state = self._parts.state
+        while (foreign := state.foreign([event_id])) and (marks := await self._database.outcomes(foreign)):
+            state.commits.mark(marks)  # The copy of an event that is not sent is followed to the one that is.
+        return state.state_of(event_id)
 
     # -- dead letters --------------------------------------------------------------------------------
 

@@ -182,6 +182,14 @@ class PostgresServer:
 
         return await self._watch.run(work)
 
+    async def outcomes(self, events: Sequence[tuple[int, int, int]]) -> Sequence[Mark]:
+        async def work(connection: Connection) -> Sequence[Mark]:
+            seqs, queue_ids, replicas = map(list, zip(*events, strict=True))
+            found = await rows(connection, sql.OUTCOMES, (seqs, queue_ids, [str(replica) for replica in replicas]))
+            return [Mark(*mark) for mark in found]
+
+        return await self._append.run(work)
+
     async def queues(self, queue_ids: Sequence[int]) -> Mapping[int, tuple[DeviceKey, Mapping[int, int]]]:
         async def work(connection: Connection) -> Mapping[int, tuple[DeviceKey, Mapping[int, int]]]:
             found = await rows(connection, sql.QUEUES, (list(queue_ids),))

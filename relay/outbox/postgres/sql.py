@@ -135,6 +135,11 @@ END_OLD_OWED = "UPDATE owed SET ended = true WHERE NOT ended AND since_ms < (SEL
 DELETE_OWED = "DELETE FROM owed WHERE queue_id = %s AND replica = %s"
 SET_WINDOW = "UPDATE device_queues SET rate_window = %s, monotonic_ms = %s WHERE queue_id = %s"
 OWED_OF_SLOTS = "SELECT queue_id, count(*) FROM owed WHERE (queue_id & 255) = ANY(%s) GROUP BY queue_id"
+OUTCOMES = """
+SELECT e.seq, e.queue_id, coalesce(m.why, 'delivered')
+FROM unnest(%s::bigint[], %s::bigint[], %s::text[]) e(seq, queue_id, replica)
+LEFT JOIN marks m ON m.seq = e.seq LEFT JOIN device_queues q ON q.queue_id = e.queue_id
+WHERE m.seq IS NOT NULL OR e.seq <= (q.cursors ->> e.replica)::bigint"""
 QUEUES = "SELECT queue_id, tenant_id, platform, device_id, cursors FROM device_queues WHERE queue_id = ANY(%s)"
 KEPT_COMMITS = "SELECT id FROM commits WHERE id < %s"
 

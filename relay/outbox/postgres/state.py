@@ -218,6 +218,8 @@ class ReplicaState:
         if seq is None:
             return "dropped" if event_id in self.commits.dropped else None
         why = self.commits.marks.get(seq)
+        if why == "duplicate":
+            return "pending"  # The copy that is sent was not polled yet.
         if why is not None:
             return "dead_lettered" if why == "dead" else "delivered"
         row, queue_id = self.commits.row_of(seq), self.commits.queue_id(seq)
@@ -225,6 +227,15 @@ class ReplicaState:
             return "pending"
         queue = self.queues.get(queue_id)
         return "pending" if queue is not None and seq > queue.cursors.get(row.replica, 0) else "delivered"
+
+    def foreign(self, event_ids: Iterable[bytes]) -> list[tuple[int, int, int]]:
+        """Return (seq, queue id, appending replica) of the known events whose outcome only the database knows."""
+        commits, found = self.commits, list[tuple[int, int, int]]()
+        for event_id in event_ids:
+            seq = commits.known.get(event_id)
+            if seq is not None and seq not in commits.marks and group_of(commits.queue_id(seq)) not in self.groups:
+                found.append((seq, commits.queue_id(seq), commits.row_of(seq).replica))
+        return found
 
     def conflict_of(self, event: Event) -> Conflict | None:
         """Return the conflict if an event with the same id and other bytes is stored."""

@@ -59,7 +59,7 @@ async def test_pending_events_of_another_machine_are_quarantined(make_box: MakeB
     assert copy.outbox.ledger() == Ledger(accepted=5, pending=5)
     assert not copy.loaded.unsettled
     assert set(copy.backlog.values()) <= {(0, 0)}
-    assert copy.outbox.find(event_id(0)) == "pending"
+    assert await copy.outbox.find(event_id(0)) == "pending"
     copy.check()
 
 
@@ -142,7 +142,7 @@ async def test_discarded_events_are_dropped_counted_and_may_be_sent_again(make_b
 
     assert copy.outbox.ledger() == Ledger(accepted=300, dropped=300)
     assert copy.metrics.events_dropped.labels("discarded")._value.get() == 300
-    assert copy.outbox.find(event_id(0)) == "dropped"
+    assert await copy.outbox.find(event_id(0)) == "dropped"
     copy.check()
     await copy.restart()
     assert copy.outbox.ledger() == Ledger(accepted=300, dropped=300)

@@ -87,7 +87,7 @@ async def test_the_state_of_an_event_needs_no_statement(box: SqliteBox) -> None:
     executed: list[str] = []
     await box.outbox._owner.storage.run(lambda database: database.set_trace_callback(executed.append))
 
-    states = [box.outbox.find(event_id(number)) for number in (0, 1, 2, 9)]
+    states = [await box.outbox.find(event_id(number)) for number in (0, 1, 2, 9)]
 
     assert states == ["delivered", "dead_lettered", "pending", None]
     await box.outbox.dead_letters(Selection(), 1)

@@ -160,7 +160,7 @@ async def test_duplicate_of_a_failed_append_does_not_succeed(box: SqliteBox, mon
     first, second = box.outbox.append([event(1)]), box.outbox.append([event(1)])
     results = await asyncio.gather(first, second, return_exceptions=True)
     assert [type(each) for each in results] == [OutboxUnavailable, OutboxUnavailable]
-    assert box.outbox.find(event_id(1)) is None
+    assert await box.outbox.find(event_id(1)) is None
     assert await again(lambda: box.append([1])) == 0
 
 
