@@ -133,12 +133,17 @@ class Endpoint:
         return Room(permits_in_doubt, permits_unproven, True)
 
     def _is_proven(self, request_slots: int, everything: RequestSlots, *, is_only: bool) -> bool:
-        """Return whether no request hangs, or the endpoint had a success since then and does not fall silent."""
-        since = everything.hanging_since if self.slots.hanging_since is None else self.slots.hanging_since
+        """Return whether no request hangs, or the endpoint had a success since then and does not fall silent.
+
+        It is silent if many requests hang since its latest success, or if one ended that hung.
+        """
+        own_since, success_at = self.slots.hanging_since, self.evidence.success_at
+        since = everything.hanging_since if own_since is None else own_since
         if since is None:
             return is_only or self.health.state != "untested"
-        success_at, hung = self.evidence.success_at, self.evidence.hung_since_success
-        return success_at is not None and success_at >= since and (is_only or hung < max(1, request_slots // 2))
+        most_hung = 0 if own_since is None else max(0, request_slots // 2 - 1)
+        is_silent = not is_only and self.evidence.hung_since_success > most_hung
+        return success_at is not None and success_at >= since and not is_silent
 
     def _room_for_trial(self, request_slots: int, everything: RequestSlots, *, is_only: bool) -> Room:
         """Return the room for one trial of an endpoint that is in doubt or unproven.

@@ -513,6 +513,12 @@ MUTANTS = (
         ("relay/policy/request_slots.py", "request_slots - request_slots // 4", "request_slots"),
     ),
     mutant(
+        "an endpoint whose requests hung and ended sends as before",
+        "G6",
+        f"{SLOTS}::test_a_tenant_whose_requests_hung_until_they_ended_has_one_trial_at_a_time_while_others_hang",
+        ("relay/policy/endpoint.py", "0 if own_since is None else max", "max"),
+    ),
+    mutant(
         "an endpoint without a recent success uses all connections",
         "G6",
         "tests/unit/policy/test_endpoint.py::test_without_a_recent_success_it_has_a_quarter_of_the_connections",

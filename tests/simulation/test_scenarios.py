@@ -13,6 +13,7 @@ from typing import Literal
 
 import pytest
 
+from tests.fault.sizes import size
 from tests.simulation.checks import arrivals_by_device, dead
 from tests.simulation.scenario import (
     MAX_WAIT_MS,
@@ -89,8 +90,11 @@ def test_a_change_of_the_network_ends_the_backoff() -> None:
     assert after[0] == until
 
 
-def test_flushes_in_a_loop_probe_a_failing_endpoint_once_a_second_and_the_last_one_counts() -> None:
-    """Before the third device fails, the endpoint is not at fault, and each failing device is tried once a second."""
+@pytest.mark.parametrize("site", range(size(3, 30)))
+def test_flushes_in_a_loop_probe_a_failing_endpoint_once_a_second_and_the_last_one_counts(site: int) -> None:
+    """Before the third device fails, the endpoint is not at fault, and each failing device is tried once a second.
+
+    The backoff is long, so that each attempt is due to a flush."""
     since, until = 10 * MINUTE_MS, 11 * MINUTE_MS
 
     def flush(world: World) -> None:
@@ -98,7 +102,9 @@ def test_flushes_in_a_loop_probe_a_failing_endpoint_once_a_second_and_the_last_o
         world.relay.forwarder.flush()
 
     acts = [(at, flush) for at in range(since + 1_000, until + 50, 50)]
-    world = simulate(Plan(light_devices(20), faults=[Fault("503", since, until)], acts=acts))
+    limits = replace(LIMITS, retry_initial_ms=HOUR_MS, retry_max_ms=HOUR_MS)
+    faults = [Fault("503", since, until)]
+    world = simulate(Plan(light_devices(20), 20 * MINUTE_MS, limits, faults=faults, acts=acts, site=f"{site}-"))
 
     tried = [request for request in world.upstream.sent if since <= request.sent_at < until]
     at_by_device = {device: [one.sent_at for one in tried if one.events[0].device == device] for device in range(20)}

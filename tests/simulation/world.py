@@ -104,6 +104,8 @@ class Plan:
     """Maximum time from the end of all faults until everything has drained."""
     has_witness: bool = True
     """Whether an additional device of each tenant sends new events meanwhile."""
+    site: str = ""
+    """The beginning of each device id. It changes the phases of the devices, at which their linger times end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +316,7 @@ class World:
         numbers = range(device.offered, device.offered + device.offering)
         relay = self.relay
         occurred_at = device.own_time or relay.forwarder.timestamp()
-        response = self.outbox.append([_event(device, n, occurred_at) for n in numbers])
+        response = self.outbox.append([_event(device, n, occurred_at, self.plan.site) for n in numbers])
 
         def responded(response: asyncio.Future[int]) -> None:
             error = response.exception()
@@ -375,12 +377,11 @@ def _end_run(failure: asyncio.Future[TaskFailed]) -> None:
         asyncio.get_running_loop().call_exception_handler({"exception": failure.result()})
 
 
-def _event(device: Device, n: int, occurred_at: str) -> Event:
+def _event(device: Device, n: int, occurred_at: str, site: str = "") -> Event:
     rest = msgspec.json.encode(SimEvent(device.number, n, device.tenant, device.flaw(n), device.pad))
     body = b'{"occurred_at":"%s",%s' % (occurred_at.encode(), rest[1:])
-    return Event(
-        _event_id(device.number, n), (device.tenant, "tv", f"device-{device.number}"), body, not device.own_time
-    )
+    key = (device.tenant, "tv", f"{site}device-{device.number}")
+    return Event(_event_id(device.number, n), key, body, not device.own_time)
 
 
 def _event_id(device: int, n: int) -> bytes:

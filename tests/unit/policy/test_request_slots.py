@@ -10,7 +10,7 @@ from relay.policy.position import SlotUse
 from relay.policy.request_slots import STALLED_MS, RequestSlots
 from relay.policy.requests import Reply, Send, Share, Wait
 
-from tests.unit.policy.harness import EVENT_BYTES, FAILING, RESET, Harness, queues, restarted
+from tests.unit.policy.harness import EVENT_BYTES, FAILING, REJECTED, RESET, Harness, queues, restarted
 
 SLOTS = 2
 RESPONSE_MS = 400
@@ -248,6 +248,26 @@ def test_a_tenant_that_falls_silent_has_one_trial_at_a_time() -> None:
     assert not harness.sends()
     hang(harness, [*silent, *trials], STALLED_MS)
     assert len(harness.sends()) == 1
+
+
+def test_a_tenant_whose_requests_hung_until_they_ended_has_one_trial_at_a_time_while_others_hang() -> None:
+    harness = Harness(linger_ms=0, mix_devices="never")
+    harness.answer = REJECTED
+    harness.know(10, 20, tenant=2)
+    harness.know(30, tenant=3)
+    harness.offer(30, tenant=3)
+    hang(harness, harness.sends(), 3_000)
+    harness.know(20, tenant=2)
+    harness.offer(10, tenant=2)
+    silent = harness.send()
+    hang(harness, [silent], 3_000)
+    harness.respond(silent, RESET)
+    for queue_id in range(20, 30):
+        harness.offer(queue_id, tenant=2)
+    trial = harness.send()
+    assert isinstance(harness.next(), Wait)
+    harness.respond(trial)
+    assert len(harness.sends()) > 1
 
 
 def test_a_device_that_was_served_while_others_hang_always_finds_a_request_slot() -> None:
