@@ -291,6 +291,15 @@ class SharedBox(Box):
     def on_disk(self) -> Ledger:
         return ledger_of(self.store)
 
+    def check(self) -> None:
+        super().check()
+        parts = self.outbox._parts
+        if parts is not None:
+            queues, unseen = parts.state.queues.values(), parts.state.commits.unseen.values()
+            events = sum(map(len, queues)) + sum(len(row.sizes) for row in unseen)
+            body_bytes = sum(sum(queue.sizes(len(queue))) for queue in queues) + sum(sum(row.sizes) for row in unseen)
+            assert parts.state.held() == (events, body_bytes)
+
     def beside(self) -> SharedBox:
         """Return another relay on the same database."""
         return SharedBox(self.settings, self.clock, store=self.store)

@@ -257,6 +257,9 @@ class SharedOutbox:
     def _expired(self, state: ReplicaState) -> list[Mark]:
         before_ms, marks = state.now_ms() - self._settings.max_age_ms, list[Mark]()
         for queue_id, queue in state.queues.items():
+            first = queue.first_seq()
+            if first is None or state.commits.row_of(first).at_ms >= before_ms:
+                continue
             for seq, _ in queue.droppable():
                 if len(marks) == _EVENTS_AT_ONCE or state.commits.row_of(seq).at_ms >= before_ms:
                     break

@@ -16,11 +16,22 @@ _SLACK_EVENTS = 1024
 """The removed front of a queue's arrays is deleted when it has this many events and is half of the array."""
 
 
+class Held:
+    """The sums over all queues. Each append needs them."""
+
+    __slots__ = ("body_bytes", "events")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.body_bytes = 0
+
+
 class HeldQueue:
     """The pending events of one device."""
 
     __slots__ = (
         "_head",
+        "_held",
         "_seqs",
         "_sizes",
         "body_bytes",
@@ -32,8 +43,9 @@ class HeldQueue:
         "shift_ms",
     )
 
-    def __init__(self, key: DeviceKey, cursors: dict[int, int]) -> None:
+    def __init__(self, key: DeviceKey, cursors: dict[int, int], held: Held) -> None:
         self.key = key
+        self._held = held
         self.cursors = cursors
         """By appending replica: the events are done up to this seq."""
         self.body_bytes = 0
@@ -59,7 +71,7 @@ class HeldQueue:
     def append(self, seq: int, size: int) -> None:
         self._seqs.append(seq)
         self._sizes.append(size)
-        self.body_bytes += size
+        self._count(1, size)
 
     @property
     def is_releasable(self) -> bool:
@@ -105,13 +117,13 @@ class HeldQueue:
     def remove(self, done: Collection[int]) -> None:
         """Remove events from any position."""
         gone = set(done)
-        head = self._head
+        head, before = self._head, len(self)
         while self._head < len(self._seqs) and self._seqs[self._head] in gone:
             self._head += 1
-        self.body_bytes -= sum(self._sizes[head : self._head])
+        body_bytes = sum(self._sizes[head : self._head])
         if self._head - head < len(gone):
             kept = [at for at in range(self._head, len(self._seqs)) if self._seqs[at] not in gone]
-            self.body_bytes -= sum(self._sizes[self._head :]) - sum(self._sizes[at] for at in kept)
+            body_bytes += sum(self._sizes[self._head :]) - sum(self._sizes[at] for at in kept)
             self._seqs = array("q", [self._seqs[at] for at in kept])
             self._sizes = array("I", [self._sizes[at] for at in kept])
             self._head = 0
@@ -119,6 +131,16 @@ class HeldQueue:
             del self._seqs[: self._head]
             del self._sizes[: self._head]
             self._head = 0
+        self._count(len(self) - before, -body_bytes)
+
+    def leave(self) -> None:
+        """Subtract the events from the sums. The queue is not used any more."""
+        self._count(-len(self), -self.body_bytes)
+
+    def _count(self, events: int, body_bytes: int) -> None:
+        self.body_bytes += body_bytes
+        self._held.events += events
+        self._held.body_bytes += body_bytes
 
     def droppable(self) -> Iterator[tuple[int, int]]:
         """Yield (seq, body bytes) of each event that is not in flight, in order."""

@@ -42,7 +42,7 @@ from relay.outbox.postgres.database import (
     group_of,
     queue_id_of,
 )
-from relay.outbox.postgres.queues import HeldQueue
+from relay.outbox.postgres.queues import Held, HeldQueue
 from relay.runtime.clock import Clock
 
 ROW_BYTES = 120
@@ -62,6 +62,7 @@ class ReplicaState:
         self.commits = Commits(settings.dedupe_window)
         self.commits.mark(registered.marks)
         self.queues: dict[int, HeldQueue] = {}
+        self._held = Held()
         self.groups: set[int] = set()
         """Queue groups that this replica holds, those that it is about to release included."""
         self.leaving: set[int] = set()
@@ -127,8 +128,8 @@ class ReplicaState:
     def held(self) -> tuple[int, int]:
         """Return the number and the body bytes of the pending events of the held groups."""
         unseen = self.commits.unseen.values()
-        events = sum(map(len, self.queues.values())) + sum(len(row.sizes) for row in unseen)
-        return events, sum(queue.body_bytes for queue in self.queues.values()) + sum(sum(row.sizes) for row in unseen)
+        events = self._held.events + sum(len(row.sizes) for row in unseen)
+        return events, self._held.body_bytes + sum(sum(row.sizes) for row in unseen)
 
     def used_bytes(self) -> int:
         """Return the size of all stored events and dead letters, those of other replicas as they last published it."""
@@ -154,19 +155,20 @@ class ReplicaState:
     def beyond_max_devices(self, appends: Sequence[Iterable[DeviceKey]]) -> dict[int, TooManyDevices]:
         """Return the errors of appends with too many further devices of the held groups, by index."""
         max_devices = self.settings.max_devices
-        remembered = {*self.queues, *(queue_id for row in self.commits.unseen.values() for queue_id in row.queue_ids)}
+        commits = self.commits.unseen.values()
+        unseen = {queue_id for row in commits for queue_id in row.queue_ids if queue_id not in self.queues}
         errors: dict[int, TooManyDevices] = {}
         for at, keys in enumerate(appends):
             ids = {queue_id_of(key): key for key in keys}
             further = {
                 queue_id: key
                 for queue_id, key in ids.items()
-                if queue_id not in remembered and group_of(queue_id) in self.groups
+                if queue_id not in self.queues and queue_id not in unseen and group_of(queue_id) in self.groups
             }
-            if further and len(remembered) + len(further) > max_devices:
+            if further and len(self.queues) + len(unseen) + len(further) > max_devices:
                 errors[at] = TooManyDevices(min(further.values()), max_devices)
             else:
-                remembered |= further.keys()
+                unseen |= further.keys()
         return errors
 
     def unreplicated(self) -> OutboxUnavailable | None:
@@ -248,7 +250,7 @@ class ReplicaState:
     def discover(self, rows: Sequence[CommitRow], new: Mapping[int, tuple[DeviceKey, Mapping[int, int]]]) -> None:
         """Add polled rows, in order. `new`: device and cursors of the device queues that are not in `queues`."""
         for queue_id, (key, cursors) in new.items():
-            self.queues[queue_id] = HeldQueue(key, dict(cursors))
+            self.queues[queue_id] = HeldQueue(key, dict(cursors), self._held)
         for row in rows:
             self.commits.add(row)
             self.commits.polled(row)
@@ -299,7 +301,7 @@ class ReplicaState:
         self.owed |= grant.owed
         rows = {row.queue_id: row for row in grant.queues}
         for row in grant.queues:
-            self.queues[row.queue_id] = HeldQueue(row.key, dict(row.cursors))
+            self.queues[row.queue_id] = HeldQueue(row.key, dict(row.cursors), self._held)
         in_flight = self._add_pending(rows)
         requests: dict[int, list[tuple[int, ClaimPart]]] = {}
         for row in grant.queues:
@@ -361,6 +363,8 @@ class ReplicaState:
 
     def releasable(self) -> list[int]:
         """Return the leaving groups without an event in flight or in a running statement."""
+        if not self.leaving:
+            return []
         busy = {group_of(number) for number, queue in self.queues.items() if not queue.is_releasable}
         busy.update(group_of(mark.queue_id) for mark in self.duplicates)
         return sorted(self.leaving - busy)
@@ -369,8 +373,9 @@ class ReplicaState:
         """Remove released groups."""
         self.groups.difference_update(groups)
         self.leaving.difference_update(groups)
-        for queue_id in [queue_id for queue_id in self.queues if group_of(queue_id) in set(groups)]:
-            del self.queues[queue_id]
+        gone = set(groups)
+        for queue_id in [queue_id for queue_id in self.queues if group_of(queue_id) in gone]:
+            self.queues.pop(queue_id).leave()
             self.owed.pop(queue_id, None)
 
 
