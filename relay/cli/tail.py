@@ -28,8 +28,8 @@ _CHANGE_CHARS = len("dead_lettered")
 def command(config_file: Path | None, as_json: bool, device: str | None, event_type: str | None) -> None:
     """Print a line when an event is stored, rejected, delivered, dropped or moved to the dead letters.
 
-    Ctrl-C and a stop of the relay end the command with 0. A dropped event has no type, and a rejected body that is not
-    one JSON object has neither id nor type.
+    Ctrl-C and a stop of the relay end the command with 0. A rejected body that is not one JSON object has neither id
+    nor type. Of more than 256 events that are dropped at once, the others have no type.
     """
     client = RelayClient(ops_place(load_client_settings(config_file)))
     try:

@@ -6,6 +6,7 @@ A follower is called on the event loop. It must neither block nor raise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain, repeat
 from typing import Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -62,12 +63,18 @@ class EventFeed:
                 if not self._followers:
                     return
 
-    def dropped(self, reason: str, events: Iterable[tuple[bytes, tuple[int, str, str]]]) -> None:
-        """Report dropped events by id and device. Their bodies are not read again, so that their types are unknown."""
+    def dropped(
+        self, reason: str, events: Iterable[tuple[bytes, tuple[int, str, str] | None]], bodies: Iterable[bytes]
+    ) -> None:
+        """Report dropped events by id and device, and the type of the first ones, whose bodies were read."""
         if self._followers:
-            for event_id, (tenant_id, platform, device_id) in events:
-                text = str(UUID(bytes=event_id))
-                self.publish(EventChange("dropped", text, "", tenant_id, platform, device_id, reason))
+            for (event_id, key), body in zip(events, chain(bodies, repeat(b"")), strict=False):
+                change = described("dropped", body, reason)
+                if event_id:
+                    change = change._replace(event_id=str(UUID(bytes=event_id)))
+                if key:
+                    change = change._replace(tenant=key[0], platform=key[1], device_id=key[2])
+                self.publish(change)
 
     def publish(self, change: EventChange) -> None:
         for follower in self._followers:

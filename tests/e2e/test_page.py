@@ -463,6 +463,10 @@ class TestStatus:
 
 
 class TestDeadLetters:
+    async def test_a_relay_without_dead_letters_says_so(self, browser: Browser, relay: RelayProcess) -> None:
+        await open_page(browser, relay, "letters")
+        await browser.until_text("#letters-result", "No dead letters.")
+
     async def test_letters_are_shown_with_reason_message_and_body_and_can_be_searched(
         self, browser: Browser, relay: RelayProcess, sandbox: Sandbox
     ) -> None:

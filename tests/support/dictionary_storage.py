@@ -203,9 +203,10 @@ class DictionaryStorage:
             del self.queues[queue_id]
         self.next_queue_id = max(self.next_queue_id, command.next_queue_id)
 
-    def do_DropEvents(self, command: c.DropEvents) -> int:
+    def do_DropEvents(self, command: c.DropEvents) -> c.Dropped:
         self._count(dropped=command.events)
-        return self._delete(command.seq_range, {*command.in_flight})
+        bodies = [self.rows[seq].body for seq in command.reported_seqs]
+        return c.Dropped(self._delete(command.seq_range, {*command.in_flight}), bodies)
 
     def do_DeleteSettled(self, command: c.DeleteSettled) -> c.Deleted:
         deleted = self._delete(command.seq_range, set(self.pending()))

@@ -202,6 +202,7 @@ class MemoryDatabase:
         for dead in move.dead_rows:
             self._add_letter(dead, move.dead_at_ms)
         discarded = self._limit_letters(move) if move.dead_rows else 0
+        bodies = {seq: (store.log[seq].crc, store.log[seq].body) for seq in move.reads if seq in store.log}
         store.marks.update((mark.seq, mark) for mark in move.marks)
         for mark in move.marks:
             store.log.pop(mark.seq, None)
@@ -214,7 +215,6 @@ class MemoryDatabase:
             queue = store.queues[ended.queue_id]
             queue.window, queue.monotonic_ms = ended.window, ended.monotonic_ms
         row.move_number, row.moved = move.number, move.totals
-        bodies = {seq: (store.log[seq].crc, store.log[seq].body) for seq in move.reads if seq in store.log}
         letters = self._letter_totals() if move.dead_rows else None
         await self._turn()
         return d.Moved(bodies, letters, discarded)

@@ -36,9 +36,9 @@ export async function showGroups(total, reasonText, choose) {
     return element("tr", {},
       element("th", { scope: "row" }, element("span", { text: group.cause }), " ", element("span", { className: "soft", text: reasonText(group.letter.reason) })),
       element("td", { text: group.letter.event_type }),
-      element("td", { className: "number", text: number(group.count) }),
-      element("td", { className: "time", text: new Date(group.first).toLocaleString() }),
-      element("td", { className: "time", text: new Date(group.last).toLocaleString() }),
+      element("td", { className: "number", text: number(group.count), "data-of": group.count === 1 ? "event" : "events" }),
+      element("td", { className: "time", text: new Date(group.first).toLocaleString(), "data-of": "first" }),
+      element("td", { className: "time", text: new Date(group.last).toLocaleString(), "data-of": "last" }),
       element("td", {}, show));
   }));
 }

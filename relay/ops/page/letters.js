@@ -15,8 +15,8 @@ import { isShown, onView } from "./views.js";
 const SHOWN_AT_ONCE = 20;
 const ALL_AT_ONCE = 100;
 const REASONS = new Map([...byId("letters-reason").options].map((option) => [option.value, option.textContent]));
-let count = 0; // the number of dead letters in the last status
-let listed = 0; // the number when the shown list was requested; null if a later request failed
+let count = null; // the number of dead letters in the last status; null before the first one
+let listed = null; // the number when the shown list was requested; null without a list or if a later request failed
 let wanted = null; // the last submitted filter
 let shown = null; // {filter, nextAfter} of the shown rows
 let owed = null; // message to show with the list that the user has requested; null without such a request
@@ -66,7 +66,7 @@ export async function allIds() {
 }
 
 function follow() {
-  if (paused || pending || !isShown("letters")) return;
+  if (paused || pending || count === null || !isShown("letters")) return;
   if (owed === null) {
     if (!byId("token-form").hidden) return;
     if (count === listed) return setText("letters-news", "");

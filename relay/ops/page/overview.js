@@ -58,7 +58,7 @@ function upstreams({ upstreams: endpoints, upstreams_left_out: left, now, summar
 
 export function showDevices({ devices: shown, devices_waiting: waiting, devices_held: held, now, limits }) {
   setText("devices-counts", waiting
-    ? `${number(waiting)} with pending events, ${number(held)} of them paused by a limit or a failure.`
+    ? `${number(waiting)} with pending events, ${number(held)} of them paused by a limit or a failure of their own.`
     : "No device has pending events.");
   byId("devices-table").hidden = !shown.length;
   setText("requests-title", `Requests in ${duration(limits.window_seconds)}`);

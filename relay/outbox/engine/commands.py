@@ -213,7 +213,7 @@ class ForgetQueues(NamedTuple):
 
 
 class DropEvents(NamedTuple):
-    """Delete the rows of a range except events in flight and quarantined events. Result: number of deleted rows."""
+    """Delete the rows of a range except events in flight and quarantined events. Result: Dropped."""
 
     seq_range: SeqRange
     events: int
@@ -222,6 +222,15 @@ class DropEvents(NamedTuple):
     """Seqs of the events in flight."""
     spares_quarantined: bool
     """Whether there are quarantined events."""
+    reported_seqs: Sequence[int] = ()
+    """Seqs of the dropped events whose bodies the result contains."""
+
+
+class Dropped(NamedTuple):
+    rows: int
+    """Number of deleted rows."""
+    bodies: Sequence[bytes]
+    """Bodies of the reported events, b"" if a row does not exist."""
 
 
 class DeleteSettled(NamedTuple):
@@ -346,9 +355,11 @@ class AdoptedEvents(NamedTuple):
 
 
 class DiscardQuarantined(NamedTuple):
-    """Delete rows and remember their ids as dropped. Result: number of deleted rows."""
+    """Delete rows and remember their ids as dropped. Result: Dropped."""
 
     seqs: Sequence[int]
+    reported_seqs: Sequence[int] = ()
+    """As for DropEvents."""
 
 
 class ForgetMachine(NamedTuple):

@@ -12,7 +12,7 @@ from itertools import accumulate
 from relay.outbox import Selection
 from relay.outbox.engine import commands as c
 from relay.outbox.engine.commit_plan import Draft, Op
-from relay.outbox.engine.operations import Execute
+from relay.outbox.engine.operations import Execute, reported_of
 from relay.outbox.engine.outbox_state import OutboxState
 from relay.runtime.metrics import Metrics
 
@@ -108,10 +108,12 @@ class DropQuarantined(Op[int]):
 
     def plan(self, draft: Draft) -> bool:
         self._chosen = draft.state.index.first_quarantined(self._limit)
-        draft.add(self, c.DiscardQuarantined([seq for seq, _ in self._chosen]))
+        seqs = [seq for seq, _ in self._chosen]
+        draft.add(self, c.DiscardQuarantined(seqs, reported_of(self._metrics, seqs)))
         return True
 
-    def apply(self, state: OutboxState, result: int) -> int:
-        state.drop_quarantined(self._chosen, result)
-        self._metrics.events_dropped.labels("discarded").inc(result)
+    def apply(self, state: OutboxState, result: c.Dropped) -> int:
+        state.drop_quarantined(self._chosen, result.rows)
+        self._metrics.events_dropped.labels("discarded").inc(result.rows)
+        self._metrics.feed.changed("dropped", filter(None, result.bodies), "discarded")
         return len(self._chosen)

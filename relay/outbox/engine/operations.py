@@ -6,7 +6,8 @@ Each class plans the command of one call, and changes the state after the commit
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from relay.event.reader import DeviceKey
@@ -20,6 +21,9 @@ from relay.outbox.engine.stored_queue import Flight, packed
 from relay.runtime.metrics import Metrics
 
 T = TypeVar("T")
+
+REPORTED_AT_ONCE = 256
+"""Dropped events of one commit whose types the followers receive: reading 256 bodies takes at most 16 MiB."""
 
 
 class Execute(Op[T]):
@@ -219,28 +223,29 @@ class Drop(Op[int]):
         draft.dropped.update(*(seqs for _, _, seqs in self._from))
         events = sum(len(seqs) for _, _, seqs in self._from)
         quarantined = state.totals.quarantined > 0
-        draft.add_before(self, c.DropEvents(seq_range._replace(marks=bytes(marks)), events, self._kept, quarantined))
+        reported = reported_of(self._metrics, chain.from_iterable(seqs for _, _, seqs in self._from))
+        seq_range = seq_range._replace(marks=bytes(marks))
+        draft.add_before(self, c.DropEvents(seq_range, events, self._kept, quarantined, reported))
         return True
 
-    def apply(self, state: OutboxState, result: int) -> int:
+    def apply(self, state: OutboxState, result: c.Dropped) -> int:
         events = 0
         for number, before, seqs in self._from:
             state.drop(number, before, seqs)
             events += len(seqs)
         self._metrics.events_dropped.labels(self._reason).inc(events)
-        self._metrics.feed.dropped(self._reason, self._dropped(state))
+        self._metrics.feed.dropped(self._reason, self._dropped(state), result.bodies)
         first_left, last_row = state.log.first_row, state.log.last_row
         if self._range.first_seq <= first_left and not state.totals.quarantined:
             first_left = min(self._kept, default=self._range.last_seq + 1)
-        state.delete(self._range, c.Deleted(result, first_left, last_row))
+        state.delete(self._range, c.Deleted(result.rows, first_left, last_row))
         return events
 
-    def _dropped(self, state: OutboxState) -> Iterator[tuple[bytes, DeviceKey]]:
-        """Yield the id and the device of each dropped event whose id is in the dedupe window."""
+    def _dropped(self, state: OutboxState) -> Iterator[tuple[bytes, DeviceKey | None]]:
+        """Yield the id and the device of each dropped event, b"" for an id that is not in the dedupe window."""
         for number, _, seqs in self._from:
             key = state.index.key_of(number)
-            ids = [state.dedupe_window.packed(seq, seq).ids for seq in seqs]
-            yield from ((event_id, key) for event_id in ids if event_id and key)
+            yield from ((state.dedupe_window.packed(seq, seq).ids, key) for seq in seqs)
 
 
 class Delete(Op[None]):
@@ -288,6 +293,11 @@ def save_clocks(state: OutboxState, *, is_clean: bool = False) -> c.SaveClocks:
 
 def shrink(state: OutboxState) -> Op[Any]:
     return Execute(c.Shrink(state.limits.space.shrink_bytes))
+
+
+def reported_of(metrics: Metrics, dropped_seqs: Iterable[int]) -> Sequence[int]:
+    """Return the seqs of the first dropped events, whose bodies the followers receive."""
+    return list(islice(dropped_seqs, REPORTED_AT_ONCE)) if metrics.feed.is_followed else ()
 
 
 def count_dead_lettered(

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from relay.event.reader import DeviceKey
 from relay.outbox import Claimed, ClaimPart, Dead, DropReason, Settled, Timestamp
 from relay.outbox.engine.checksum import has_inserted_time
+from relay.outbox.engine.operations import reported_of
 from relay.outbox.engine.stored_queue import Flight, packed
 from relay.outbox.postgres.database import (
     DeadRow,
@@ -289,6 +290,9 @@ class RemoveCall(MoveCall[int]):
             }
             self._marks = [mark for mark in self._marks if mark.seq in removable]
         draft.marks += self._marks
+        if is_drop:
+            reported = reported_of(self._metrics, [mark.seq for mark in self._marks])
+            draft.reads |= {seq: state.commits.row_of(seq).segment for seq in reported}
         draft.count(dropped=len(self._marks) * is_drop, duplicates=len(self._marks) * (not is_drop))
 
     def apply(self, state: ReplicaState, moved: Moved) -> int:
@@ -301,13 +305,14 @@ class RemoveCall(MoveCall[int]):
                 state.changed.add(queue_id)
         if self._reason is not None:
             self._metrics.events_dropped.labels(self._reason).inc(len(self._marks))
-            self._metrics.feed.dropped(self._reason, self._dropped(state))
+            bodies = [moved.bodies.get(mark.seq, (0, b""))[1] for mark in self._marks]
+            self._metrics.feed.dropped(self._reason, self._dropped(state), bodies)
         return len(self._marks)
 
-    def _dropped(self, state: ReplicaState) -> Iterator[tuple[bytes, DeviceKey]]:
+    def _dropped(self, state: ReplicaState) -> Iterator[tuple[bytes, DeviceKey | None]]:
         for mark in self._marks:
-            if mark.queue_id in state.queues:
-                yield state.commits.event_id(mark.seq), state.queues[mark.queue_id].key
+            key = state.queues[mark.queue_id].key if mark.queue_id in state.queues else None
+            yield state.commits.event_id(mark.seq), key
 
 
 class ForgetCall(MoveCall[None]):

@@ -10,13 +10,13 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
+from relay.outbox.engine import commands as c
 from relay.outbox.engine.checksum import unmarked
-from relay.outbox.engine.commands import AdoptedEvent, AdoptedEvents, AdoptEvents, DiscardQuarantined, ForgetMachine
 from relay.outbox.engine.dedupe_window import DROPPED
 from relay.outbox.sqlite.connection import atomic
 from relay.outbox.sqlite.loading import read_totals
 from relay.outbox.sqlite.schema import CHECK_OF_ROW, ID_OF_ROW
-from relay.outbox.sqlite.statements import NO_REQUEST, remove
+from relay.outbox.sqlite.statements import NO_REQUEST, read_body, remove
 from relay.runtime.machine import MachineIds, identity, is_other_machine
 
 _DELETE_DONE = """
@@ -61,13 +61,13 @@ def claim(database: sqlite3.Connection, owner: InstallationClaim) -> bool:
     return is_moved
 
 
-def adopt(database: sqlite3.Connection, command: AdoptEvents) -> AdoptedEvents:
+def adopt(database: sqlite3.Connection, command: c.AdoptEvents) -> c.AdoptedEvents:
     """Append events again.
 
     The events lose the mark of an inserted timestamp, because the relay cannot correct the clock of
     another machine.
     """
-    adopted: list[AdoptedEvent] = []
+    adopted: list[c.AdoptedEvent] = []
     tried = body_bytes = 0
     for seq, queue_id in command.chosen:
         tried += 1
@@ -76,7 +76,7 @@ def adopt(database: sqlite3.Connection, command: AdoptEvents) -> AdoptedEvents:
             row = (new_seq, queue_id, event_id, command.at_ms, unmarked(body, crc), check or None, body)
             database.execute(_APPEND, row)
             database.execute("DELETE FROM log WHERE seq = ?", (seq,))
-            adopted.append(AdoptedEvent(seq, queue_id, event_id, len(body)))
+            adopted.append(c.AdoptedEvent(seq, queue_id, event_id, len(body)))
             body_bytes += len(body)
         if body_bytes >= command.max_bytes:
             break
@@ -84,15 +84,16 @@ def adopt(database: sqlite3.Connection, command: AdoptEvents) -> AdoptedEvents:
         "UPDATE ledger SET adopted = adopted + ?, last_seq = max(last_seq, ?)",
         (len(adopted), command.first_seq + len(adopted) - 1),
     )
-    return AdoptedEvents(tried, adopted)
+    return c.AdoptedEvents(tried, adopted)
 
 
-def discard(database: sqlite3.Connection, command: DiscardQuarantined) -> int:
+def discard(database: sqlite3.Connection, command: c.DiscardQuarantined) -> c.Dropped:
+    bodies = [read_body(database, seq)[0] for seq in command.reported_seqs]
     rows = sum(len(remove(database, seq, DROPPED)) for seq in command.seqs)
     last_seq = max(command.seqs, default=0)
     database.execute("UPDATE ledger SET dropped = dropped + ?, last_seq = max(last_seq, ?)", (rows, last_seq))
-    return rows
+    return c.Dropped(rows, bodies)
 
 
-def forget_machine(database: sqlite3.Connection, command: ForgetMachine) -> None:
+def forget_machine(database: sqlite3.Connection, command: c.ForgetMachine) -> None:
     database.execute("UPDATE ledger SET identity = ''")

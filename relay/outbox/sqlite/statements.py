@@ -182,15 +182,15 @@ def delete_settled(database: sqlite3.Connection, command: c.DeleteSettled) -> c.
     return c.Deleted(rows + stub, *database.execute(ends, (after_seq,)).fetchone())
 
 
-def drop(database: sqlite3.Connection, command: c.DropEvents) -> int:
-    seq_range, events, in_flight, spares_quarantined = command
+def drop(database: sqlite3.Connection, command: c.DropEvents) -> c.Dropped:
+    seq_range, events, in_flight, spares_quarantined, reported_seqs = command
+    bodies = [read_body(database, seq)[0] for seq in reported_seqs]
     _remember_range(database, seq_range)
     database.execute("UPDATE ledger SET dropped = dropped + ?", (events,))
-    return database.execute(
-        "DELETE FROM log WHERE seq BETWEEN ? AND ? AND seq NOT IN (SELECT value FROM json_each(?))"
-        + (_NOT_QUARANTINED if spares_quarantined else ""),
-        (seq_range.first_seq, seq_range.last_seq, json.dumps(in_flight)),
-    ).rowcount
+    deletion = "DELETE FROM log WHERE seq BETWEEN ? AND ? AND seq NOT IN (SELECT value FROM json_each(?))"
+    deletion += _NOT_QUARANTINED if spares_quarantined else ""
+    seqs = (seq_range.first_seq, seq_range.last_seq, json.dumps(in_flight))
+    return c.Dropped(database.execute(deletion, seqs).rowcount, bodies)
 
 
 def forget(database: sqlite3.Connection, command: c.ForgetQueues) -> None:
@@ -240,11 +240,11 @@ def _read_bodies(
             marks = [has_inserted_time(body, int(crc)) for body, crc in zip(bodies, crcs.split(","), strict=True)]
             if None not in marks:
                 return bodies, marks
-    found = [_read_body(database, seq) for seq in seqs]
+    found = [read_body(database, seq) for seq in seqs]
     return [body for body, _ in found], [mark for _, mark in found]
 
 
-def _read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes, bool | None]:
+def read_body(database: sqlite3.Connection, seq: int) -> tuple[bytes, bool | None]:
     row = database.execute(_READ_ONE, (seq,)).fetchone()
     if row is None or not isinstance(row[1], bytes):
         return b"", None

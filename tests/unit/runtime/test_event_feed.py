@@ -23,7 +23,7 @@ def unread() -> Iterator[bytes]:
 def test_without_a_follower_nothing_is_prepared() -> None:
     feed = EventFeed()
     feed.changed("stored", unread())
-    feed.dropped("age", ((body, (1, "tv", "box")) for body in unread()))
+    feed.dropped("age", ((body, (1, "tv", "box")) for body in unread()), unread())
     assert not feed.is_followed
 
 
@@ -35,9 +35,15 @@ def test_each_follower_receives_each_change_until_it_leaves() -> None:
     feed.follow(second.append)
     feed.changed("delivered", [BODY])
     feed.unfollow(second.append)
-    feed.dropped("size", [(bytes.fromhex(ID.replace("-", "")), (1, "tv", "box"))])
+    packed_id = bytes.fromhex(ID.replace("-", ""))
+    feed.dropped("size", [(b"", (1, "tv", "box")), (packed_id, None), (packed_id, (1, "tv", "box"))], [BODY] * 2)
     delivered = EventChange("delivered", ID, "post.view", 2, "tv", "box")
-    assert first == [delivered, EventChange("dropped", ID, "", 1, "tv", "box", "size")]
+    assert first == [
+        delivered,
+        EventChange("dropped", ID, "post.view", 1, "tv", "box", "size"),
+        EventChange("dropped", ID, "post.view", 2, "tv", "box", "size"),
+        EventChange("dropped", ID, "", 1, "tv", "box", "size"),
+    ]
     assert second == [delivered]
 
 

@@ -7,9 +7,10 @@ from typing import Protocol
 
 import pytest
 from relay.outbox import Ledger, OutboxError
+from relay.runtime.event_feed import EventChange
 from relay.runtime.machine import MachineIds
 
-from tests.contract.boxes import DAY_MS, PHONE, Box, SqliteBox, bodies, close, event, event_id
+from tests.contract.boxes import DAY_MS, PHONE, TV, Box, SqliteBox, bodies, close, event, event_id
 from tests.unit.outbox.sqlite.conftest import MakeBox
 
 BOX, OTHER_BOX, THIRD_BOX = (MachineIds(letter * 32, "") for letter in "abc")
@@ -137,8 +138,11 @@ async def test_discarded_events_are_dropped_counted_and_may_be_sent_again(make_b
     box = await original(make_box)
     await box.append(range(300))
     copy = await copied(box)
+    changes: list[EventChange] = []
+    copy.metrics.feed.follow(changes.append)
 
     assert await copy.outbox.discard_quarantined(1000) == 300
+    assert changes == [EventChange("dropped", "", "", *TV, reason="discarded")] * 300
 
     assert copy.outbox.ledger() == Ledger(accepted=300, dropped=300)
     assert copy.metrics.events_dropped.labels("discarded")._value.get() == 300
