@@ -15,10 +15,11 @@ from pathlib import Path
 
 import click
 
+from relay.app.checked_settings import usable
 from relay.cli.common import config_option, json_option
 from relay.cli.exits import CONFIG_WRONG, FAILED, CommandFailed
 from relay.cli.terminal import printable
-from relay.config import ConfigError, ConfigFault, Settings, describe, find_config_file, load, toml
+from relay.config import ConfigError, Settings, describe, find_config_file, load, toml
 from relay.runtime.secret import exposed
 
 
@@ -32,9 +33,7 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
     Exits with 78 if the configuration is not valid, and with 1 if a step of --online fails.
     """
     try:
-        settings = load(find_config_file(config_file, os.environ), os.environ)
-        if settings.outbox.kind == "postgres":
-            _check_store(settings)
+        settings = usable(load(find_config_file(config_file, os.environ), os.environ))
     except ConfigError as error:
         faults = len(error.faults)
         verdict = f"configuration is not valid: {faults} {'fault' if faults == 1 else 'faults'}"
@@ -57,14 +56,6 @@ def command(config_file: Path | None, online: bool, as_json: bool) -> None:
         click.echo(_verdict(len(warnings), [step for step, ok, _ in steps if not ok]))
     if not all(ok for _, ok, _ in steps):
         sys.exit(FAILED)
-
-
-def _check_store(settings: Settings) -> None:
-    """Raise ConfigError if this installation cannot use the configured store."""
-    from relay.outbox.factory import why_unusable  # noqa: PLC0415 - slow to import
-
-    if problem := why_unusable(settings.outbox):
-        raise ConfigError([ConfigFault("", "outbox", "", problem)])
 
 
 def _cautions(settings: Settings) -> Sequence[str]:

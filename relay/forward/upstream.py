@@ -287,9 +287,9 @@ def transport_problem(settings: Upstream) -> str:
         if settings.client_key_file:
             files += f" and upstream.client_key_file {settings.client_key_file}"
         try:
-            context.load_cert_chain(settings.client_cert_file, settings.client_key_file or None)
+            _load_client_certificate(context, settings)
         except (OSError, ValueError) as error:
-            return f"{files}: not in PEM format, or the key does not match the certificate: {error}"
+            return f"{files}: not in PEM format, encrypted, or the key does not match the certificate: {error}"
     return ""
 
 
@@ -311,8 +311,13 @@ def tls_context(settings: Upstream) -> ssl.SSLContext:
             context.load_default_certs()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.client_cert_file:
-        context.load_cert_chain(settings.client_cert_file, settings.client_key_file or None)
+        _load_client_certificate(context, settings)
     return context
+
+
+def _load_client_certificate(context: ssl.SSLContext, settings: Upstream) -> None:
+    # Without a password here, OpenSSL would ask for that of an encrypted key on the terminal, and wait.
+    context.load_cert_chain(settings.client_cert_file, settings.client_key_file or None, password="")
 
 
 def _uses_tls(settings: Upstream) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -160,6 +163,32 @@ def test_a_key_in_place_of_a_name_or_file_is_not_printed(tmp_path: Path, line: s
     assert result.exit_code == 78
     assert "canary" not in result.output
     assert "********" in result.output
+
+
+def test_a_file_without_a_certificate_is_a_fault_as_in_run(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+
+    result = call("check-config", environ=ENOUGH | {"RELAY__UPSTREAM__CA_FILE": str(tmp_path / "ca.pem")})
+
+    assert result.exit_code == 78
+    assert "contains no certificate" in result.stderr
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the key")
+def test_the_password_of_a_key_is_not_asked_for_on_the_terminal(tmp_path: Path) -> None:
+    made = ["req", "-x509", "-newkey", "rsa:2048", "-keyout", "key", "-out", "cert", "-subj", "/CN=x", "-passout"]
+    subprocess.run(["openssl", *made, "pass:secret"], cwd=tmp_path, check=True, capture_output=True)
+    environ = {"RELAY__UPSTREAM__CLIENT_CERT_FILE": "cert", "RELAY__UPSTREAM__CLIENT_KEY_FILE": "key"}
+    on_a_terminal = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    command = [sys.executable, "-c", on_a_terminal, sys.executable, "-m", "relay", "check-config"]
+
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | ENOUGH | environ, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=50, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 78
+    assert "encrypted" in done.stdout
 
 
 SHARED = ENOUGH | {"RELAY__OUTBOX__KIND": "postgres", "RELAY__OUTBOX__URL": "postgresql://relay:CANARY-pw@db/relay"}
