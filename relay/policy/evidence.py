@@ -88,13 +88,16 @@ class Evidence:
         return self._witnesses.get(queue_id, -1) >= at
 
     def mostly_succeeds(self, since: int) -> bool:
-        """Return whether 9 in 10 of the requests since then, at most 15 minutes ago, were delivered.
+        """Return whether 9 in 10 of the requests since then, at most 15 minutes ago, were delivered."""
+        return any(each[0] > since // _MINUTE_MS for each in self._minutes) and not self.often_fails(since)
+
+    def often_fails(self, since: int) -> bool:
+        """Return whether more than 1 in 10 of the requests since then failed, as in a brownout.
 
         The failures of a batch count once it is delivered. Before that they may be due to its own content.
         """
         minutes = [each for each in self._minutes if each[0] > since // _MINUTE_MS]
-        succeeded, failed = sum(each[1] for each in minutes), sum(each[2] for each in minutes)
-        return succeeded > 0 and succeeded >= _SUCCESSES_PER_FAILURE * failed
+        return sum(each[1] for each in minutes) < _SUCCESSES_PER_FAILURE * sum(each[2] for each in minutes)
 
     def others_succeed(self, queue_ids: Collection[int], sent_at: int, now: int) -> bool:
         """Return whether other device queues succeeded recently and none of them failed since."""

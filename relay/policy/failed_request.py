@@ -30,6 +30,9 @@ from relay.policy.verdict import (
     Verdict,
 )
 
+_BROWNOUT_MS = 900_000
+"""Time over which failures of delivered events show that an upstream fails at random."""
+
 FailedVerdict: TypeAlias = Unauthorized | Misconfigured | Failing
 
 
@@ -86,19 +89,24 @@ def failed(request: CompletedRequest, verdict: FailedVerdict) -> Judgement:
 
 def _is_proven(request: CompletedRequest, over_ms: int) -> bool:
     """Return whether the first event fails because of its content: others were delivered between its failures."""
-    diagnosis = request.queues[0][0].diagnosis
-    if diagnosis.alone is None or not diagnosis.is_poisoned(over_ms, request.now):
+    alone, evidence = request.queues[0][0].diagnosis.alone, request.endpoint.evidence
+    if alone is None or not request.queues[0][0].diagnosis.is_poisoned(over_ms, request.now):
         return False
-    return diagnosis.alone.contrast == "shown" or request.endpoint.evidence.mostly_succeeds(diagnosis.alone.since)
+    if alone.contrast == "shown":
+        return not evidence.often_fails(request.now - _BROWNOUT_MS)
+    return evidence.mostly_succeeds(alone.since)
 
 
 def _needs_contrast(request: CompletedRequest) -> bool:
     """Return whether only a later event of the device can show that the first one fails because of its content.
 
-    The API responded to each batch without events meanwhile. In a brownout, it does not respond to all.
+    The API responded to each batch without events meanwhile. In a brownout, it does not respond to all, or other events
+    fail before they are delivered.
     """
     (queue, _), endpoint, now = request.queues[0], request.endpoint, request.now
     if queue.events == 1 or not queue.diagnosis.needs_contrast(now):
+        return False
+    if endpoint.evidence.often_fails(now - _BROWNOUT_MS):
         return False
     return endpoint.search.found_api_since(now - CONTENT_MS) and not endpoint.evidence.has_witness([queue.id], now)
 

@@ -115,8 +115,8 @@ def _delivered(request: CompletedRequest, verdict: Delivered) -> Judgement:
         failed_before = queue.diagnosis.failures
         reordered = 0 if queue.diagnosis is HEALTHY else request.reordered(queue, dead_letters)
         queue.delivered(events, events - sent + len(dead_letters))
-        if queue.diagnosis is HEALTHY:
-            failures += failed_before
+        if failed_before and not (queue.needs_own_request() or queue.diagnosis.smaller_succeeded):
+            failures += failed_before  # No event was the reason: all of them are delivered.
         outcomes.append(QueueOutcome(queue.id, True, dead_letters, reordered))
         first += sent
         if sent:

@@ -130,8 +130,8 @@ MUTANTS = (
         "tests/unit/policy/test_cause.py::test_a_flaky_upstream_is_no_evidence_against_an_event",
         (
             "relay/policy/evidence.py",
-            "return succeeded > 0 and succeeded >= _SUCCESSES_PER_FAILURE * failed",
-            "return succeeded > 0 or succeeded >= _SUCCESSES_PER_FAILURE * failed",
+            " for each in self._minutes) and not self.often_fails(since)",
+            " for each in self._minutes)",
         ),
     ),
     mutant(
@@ -505,6 +505,22 @@ MUTANTS = (
         "G6",
         f"{SLOTS}::test_devices_in_doubt_use_half_of_the_request_slots",
         ("relay/policy/request_slots.py", "max(1, request_slots // 2)", "request_slots"),
+    ),
+    mutant(
+        "a later event is tried in a brownout",
+        "G1",
+        "tests/unit/policy/test_cause.py::test_failures_of_a_delivered_event_show_a_brownout_for_15_minutes",
+        ("relay/policy/failed_request.py", "    if endpoint.evidence.often_fails(", "    if False and bool("),
+    ),
+    mutant(
+        "a later event is evidence in a brownout",
+        "G1",
+        "tests/unit/policy/test_cause.py::test_failures_of_a_delivered_event_outweigh_a_later_event",
+        (
+            "relay/policy/failed_request.py",
+            "return not evidence.often_fails(request.now - _BROWNOUT_MS)",
+            "return True",
+        ),
     ),
     mutant(
         "no request slot for a device that was served while others hang",

@@ -63,6 +63,25 @@ def test_an_hour_of_failures_moves_nothing_to_the_dead_letters(
     assert dead(world) == set()
 
 
+@pytest.mark.parametrize("seed", range(size(3, 30)))
+def test_failures_of_most_requests_with_events_only_move_nothing_to_the_dead_letters(seed: int) -> None:
+    """The API responds to each batch without events, and delivers an event of some device each minute."""
+    fault = Fault("event brownout", 10 * MINUTE_MS, 70 * MINUTE_MS)
+    world = simulate(Plan(light_devices(5, gap_ms=30_000), 80 * MINUTE_MS, faults=[fault]), seed)
+
+    assert dead(world) == set()
+
+
+@pytest.mark.parametrize("flaw", some(["403", "crash"], ["404", "501", "302", "page", "reset"]))
+@pytest.mark.parametrize("devices", some([10], [8, 30]))
+def test_a_bad_first_event_of_each_device_is_found_although_none_was_served(flaw: Flaw, devices: int) -> None:
+    bad = [Device(i, backlog=20, gap_ms=48 * HOUR_MS, flaw=lambda n: flaw if n == 0 else "") for i in range(devices)]
+    world = simulate(Plan(bad, duration_ms=HOUR_MS, drain_ms=48 * HOUR_MS, has_witness=False))
+
+    assert dead(world) == {(device.number, 0) for device in bad}
+    assert max(requests[0].at for requests in world.upstream.accepted.values()) <= 12 * MINUTE_MS * devices
+
+
 # -- the only device
 
 
@@ -97,6 +116,22 @@ def test_one_device_delivers_everything_but_its_bad_events(flaw: Flaw, numbers: 
         alone = world.upstream.tries[(1, n)]
         assert len(alone) >= 11
         assert alone[-1] - alone[0] >= 10 * MINUTE_MS
+
+
+@pytest.mark.parametrize("flaw", some(["403", "crash"], ["404", "501", "302", "page", "reset"]))
+def test_a_bad_last_event_waits_for_the_next_one(flaw: Flaw) -> None:
+    later_at = 3 * HOUR_MS
+
+    def offer(world: World) -> None:
+        world.devices[1].offering = 3
+        world._offer(world.devices[1])
+
+    world = only_device(flaw, 4, events=5, duration_ms=4 * HOUR_MS, acts=[(later_at, offer)])
+
+    assert dead(world) == {(1, 4)}
+    delivered_at = {n: requests[0].at for (_, n), requests in world.upstream.accepted.items()}
+    assert max(delivered_at[n] for n in range(4)) <= 12 * MINUTE_MS
+    assert max(delivered_at[n] for n in range(5, 8)) <= later_at + 12 * MINUTE_MS
 
 
 def steps(world: World) -> list[Request]:

@@ -52,11 +52,12 @@ class Fault:
 
     kind: Literal[
         "refused", "unstable", "blackhole", "silent device", "503", "401", "404", "database", "brownout",
-        "firewall", "lossy", "429 device", "429 device limit",
+        "event brownout", "firewall", "lossy", "429 device", "429 device limit",
     ]  # fmt: skip
     """"unstable": at random, a request does not leave the machine or its connection is reset before it arrives.
 
-    "database": 500 to every request with events. "brownout": 500 to 80 % of all requests. "firewall": 403 to requests
+    "database": 500 to every request with events. "brownout": 500 to 80 % of all requests. "event
+    brownout": the same for requests with events. "firewall": 403 to requests
     with event 0 of the devices.
 
     "429 device limit": every second request is rejected, and the response names the limit of the device.
@@ -248,9 +249,8 @@ class SimUpstream:
             return self._respond(401, b'{"success":false,"error":"Invalid or missing API key"}')
         if self._has_fault("404", tenant_id):
             return self._respond(404, b'{"message":"Not Found"}')
-        if (events and self._has_fault("database", tenant_id)) or (
-            self._has_fault("brownout", tenant_id) and self._rng.random() < 0.8
-        ):
+        is_flaky = self._has_fault("brownout", tenant_id) or (events and self._has_fault("event brownout", tenant_id))
+        if (events and self._has_fault("database", tenant_id)) or (is_flaky and self._rng.random() < 0.8):
             return self._respond(500, b'{"message":"Server Error"}')
         return self._respond(422, b'{"message":"The events field is required."}')
 

@@ -449,6 +449,39 @@ def test_while_another_device_is_served_no_event_overtakes_another() -> None:
     assert harness.pending[1] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("failures", [0, 3])
+def test_failures_of_a_delivered_event_show_a_brownout_for_15_minutes(failures: int) -> None:
+    harness = Harness()
+    harness.answer = REJECTED
+    harness.offer(1)
+    for verdict in [*[FAILING] * failures, DELIVERED]:
+        harness.round(verdict)
+    began = harness.now
+    harness.offer(1, 3)
+    requests = only_device(harness, bad(FORBIDDEN, 1))
+    assert list(harness.dead_letters[1]) == [1]
+    overtaken_at = next(at for at, claimed in requests if claimed == {1: [2]})
+    assert (overtaken_at - began >= 14 * 60_000) is (failures > 0)
+
+
+def test_failures_of_a_delivered_event_outweigh_a_later_event() -> None:
+    harness = Harness()
+    harness.answer = REJECTED
+    harness.offer(1, 3)
+    while not harness.delivered.get(1):
+        harness.round(bad(FORBIDDEN, 0))
+    harness.offer(2)
+    for verdict in (FAILING, FAILING, DELIVERED):
+        send = harness.send()
+        assert queues(send) == [2]
+        harness.respond(send, verdict)
+    assert harness.round(FORBIDDEN) == {1: [0]}
+    assert not harness.dead_letters
+    requests = only_device(harness, bad(FORBIDDEN, 0))
+    assert list(harness.dead_letters[1]) == [0]
+    assert requests[-1][0] - requests[0][0] >= 12 * 60_000
+
+
 def test_a_later_event_in_flight_at_a_crash_is_sent_again_alone() -> None:
     harness = Harness()
     harness.answer = REJECTED

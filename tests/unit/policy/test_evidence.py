@@ -86,6 +86,7 @@ def test_nine_of_ten_requests_must_be_delivered(successes: int, failures: int, m
     for i in range(successes):
         evidence.succeeded([i], failures if i == 0 else 0, NOW + MINUTE_MS)
     assert evidence.mostly_succeeds(NOW) is mostly
+    assert evidence.often_fails(NOW) is (failures > 0 and not mostly)
     assert not evidence.mostly_succeeds(NOW + MINUTE_MS), "not of an earlier minute"
 
 
