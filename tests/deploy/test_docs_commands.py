@@ -19,7 +19,7 @@ from relay.sandbox.server import Sandbox
 
 from tests.deploy.test_docs import ROOT, code_of, pages
 from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event, running
-from tests.e2e.test_commands import free_port
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
 QUICK_START = ROOT / "docs" / "use" / "quick-start.md"

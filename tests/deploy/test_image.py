@@ -22,6 +22,7 @@ from relay.sandbox.server import Sandbox
 
 from tests.deploy import base_image
 from tests.e2e.harness import KEY, event, running
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 BUILDAH = shutil.which("buildah")
@@ -121,16 +122,9 @@ def data(tmp_path: Path, image: Image) -> Path:
     return volume
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 async def test_the_image_stores_and_forwards_on_a_read_only_root(image: Image, data: Path, sandbox: Sandbox) -> None:
     """The test uses the command, user and health check of the image. SIGTERM ends the process with exit code 0."""
-    port = free_port(socket.SOCK_STREAM)
+    port = free_port()
     env = image.environment | {
         "RELAY__UPSTREAM__URL": sandbox.url,
         "RELAY__UPSTREAM__API_KEY": KEY,
@@ -155,7 +149,7 @@ async def test_the_image_stores_and_forwards_on_a_read_only_root(image: Image, d
 
 async def test_the_file_overrides_the_image_for_every_command(image: Image, data: Path, sandbox: Sandbox) -> None:
     """`run` with RELAY_CONFIG, its health check and `relay status` use the listener of the file."""
-    port = free_port(socket.SOCK_STREAM)
+    port = free_port()
     (data / "config.toml").write_text(f'[http]\nlisten = "0.0.0.0:{port}"\n[udp]\nlisten = ""\n')
     given = {"RELAY__UPSTREAM__URL": sandbox.url, "RELAY__UPSTREAM__API_KEY": KEY, "RELAY_CONFIG": "/data/config.toml"}
     env = image.environment | given

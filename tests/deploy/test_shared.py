@@ -20,7 +20,7 @@ import yaml
 from tests.deploy.environments import faults_of
 from tests.deploy.test_kubernetes import VALIDATE, VERSIONS
 from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, event, http, running, serving
-from tests.e2e.test_shared_outbox import free_port
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from tests.support.postgres_server import PostgresCluster

@@ -19,7 +19,7 @@ from relay.sandbox.server import Sandbox
 from tests.e2e.browser import Browser, chromium
 from tests.e2e.harness import PATIENCE_S, RelayProcess, environment, running
 from tests.e2e.test_clients import at, delivered, example, found_in, run, snippet
-from tests.e2e.test_commands import free_port
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
 NODE_TESTS = Path(__file__).parent / "clients" / "relay.test.cjs"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import tarfile
 from pathlib import Path
 
@@ -11,14 +10,7 @@ from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import KEY, command, environment, event, running
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago. Commands need the port of the relay in advance."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+from tests.support.ports import free_port
 
 
 async def test_send_status_flush_and_healthcheck_use_the_running_relay(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from relay.sandbox.server import Sandbox
 
 from tests.e2e.browser import READY, Browser
 from tests.e2e.harness import KEY, PATIENCE_S, RelayProcess, environment, event, running, serving
-from tests.e2e.test_commands import free_port
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.timeout(4 * PATIENCE_S)
 TAB, ENTER, SPACE, SHIFT = "\ue004", "\ue007", " ", "\ue008"

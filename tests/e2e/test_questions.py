@@ -10,7 +10,7 @@ from relay.sandbox.faults import Misbehaviour
 from relay.sandbox.server import Sandbox
 
 from tests.e2e.harness import command, environment, event, running
-from tests.e2e.test_commands import free_port
+from tests.support.ports import free_port
 
 LINES = re.findall(
     r"^- ([^?\n]+\?) ([^?\n]+)\.$", (Path(__file__).parents[2] / "docs/run/operations.md").read_text(), re.MULTILINE

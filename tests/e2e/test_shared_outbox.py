@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,18 +12,12 @@ from relay.sandbox.faults import Misbehaviour
 
 from tests.e2e.browser import Browser
 from tests.e2e.harness import command, environment, event, running, serving
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from tests.support.postgres_server import PostgresCluster
 
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_status_metrics_and_dead_letters(tmp_path: Path, postgres_cluster: PostgresCluster) -> None:
