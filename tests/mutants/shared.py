@@ -203,6 +203,12 @@ MUTANTS = (
         ),
     ),
     mutant(
+        "callers wait as long as a statement hangs",
+        "G9",
+        f"{UNIT}/test_appending.py::test_callers_wait_8_s_for_a_statement_that_hangs",
+        (f"{SHARED}/appending.py", "in (*self._taken, *self._waiting):", "in self._waiting:"),
+    ),
+    mutant(
         "202 for a repeat of an event whose commit is not replicated",
         "G1",
         f"{UNIT}/test_appending.py::test_a_repeated_event_is_not_acknowledged_if_its_commit_is_not_replicated",

@@ -32,6 +32,7 @@ _MAX_COMMIT_EVENTS = 2_000
 _MAX_COMMIT_BYTES = 1 << 20
 _CALLER_WAIT_MS = 8_000
 """Callers get an error after this time, which means that the outcome is unknown."""
+_LOOK_S = 0.5
 _ANNOUNCE_AGAIN_MS = 12 * 3_600_000
 
 
@@ -66,6 +67,8 @@ class Appending:
         self._make_room = make_room
         self._notify = committed
         self._waiting: deque[WaitingAppend] = deque()
+        self._taken: list[WaitingAppend] = []
+        """The calls that are being committed."""
         self._bell = Bell()
         self._lock = asyncio.Lock()
         """Held during a transaction, whose number must follow the last one's."""
@@ -96,10 +99,23 @@ class Appending:
                     await self._bell.wait(None)
                     continue
                 async with self._lock:
-                    await self._commit(self._take())
+                    self._taken = self._take()
+                    await self._commit(self._taken)
         finally:
             self._fail([*self._waiting], OutboxUnavailable("the outbox is closed"))
             self._waiting.clear()
+
+    async def limit_waits(self) -> None:
+        """Let callers wait no longer than `_CALLER_WAIT_MS`, also while a statement hangs. Never returns."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            late_ms = self._clock.monotonic_ms() - _CALLER_WAIT_MS
+            for append in (*self._taken, *self._waiting):
+                if append.since_ms <= late_ms and not append.result.done():
+                    unknown = OutboxUnavailable(
+                        "the database does not respond: whether the events were stored is unknown"
+                    )
+                    append.result.set_exception(self._reconnect.failure or unknown)
 
     def _take(self) -> list[WaitingAppend]:
         taken: list[WaitingAppend] = []
@@ -122,7 +138,7 @@ class Appending:
             fresh, duplicates = self._fresh(appends)
             if fresh:
                 began_ms = self._clock.monotonic_ms()
-                self._add(await self._committed(self._transaction(fresh), appends), began_ms, fresh)
+                self._add(await self._committed(self._transaction(fresh)), began_ms, fresh)
             if (unreplicated := self._state.unreplicated()) is not None:  # The events are stored, also duplicates.
                 self._fail(appends, unreplicated)
                 return
@@ -192,7 +208,7 @@ class Appending:
         at_ms = self._state.now_ms()
         return AppendTransaction(self._number + 1, accepted + len(events), requeued, at_ms, sorted(new.items()), parts)
 
-    async def _committed(self, append: AppendTransaction, appends: Sequence[WaitingAppend]) -> Sequence[CommitRow]:
+    async def _committed(self, append: AppendTransaction) -> Sequence[CommitRow]:
         """Execute a transaction until its outcome is known and it was committed. Return its rows."""
         attempt = 0
         while True:
@@ -208,7 +224,6 @@ class Appending:
             except OutboxUnavailable as error:
                 if isinstance(error, OutboxLost) or self._is_closing:
                     raise
-                self._fail_late([*appends, *self._waiting], error)
                 await self._reconnect.wait(attempt, error)
                 attempt += 1
         self._reconnect.succeeded()
@@ -239,13 +254,6 @@ class Appending:
         head = (self._state.replica, number, append.at_ms, False, append.accepted, append.requeued)
         sizes = array("I", map(len, part.bodies))
         return CommitRow(*head, part.queue_ids, sizes, b"".join(part.ids), part.checks, segment)
-
-    def _fail_late(self, appends: Sequence[WaitingAppend], error: OutboxUnavailable) -> None:
-        """Let callers wait no longer than `_CALLER_WAIT_MS`. Their events may be stored."""
-        now = self._clock.monotonic_ms()
-        for append in appends:
-            if now - append.since_ms >= _CALLER_WAIT_MS and not append.result.done():
-                append.result.set_exception(error)
 
     def _add(self, rows: Sequence[CommitRow], began_ms: int, events: Sequence[Event]) -> None:
         state = self._state

@@ -104,6 +104,7 @@ class SharedOutbox:
         self._parts = parts
         for name, work in (
             ("append", parts.appending.run()),
+            ("waits", parts.appending.limit_waits()),
             ("forward", parts.forwarding.run()),
             ("poll", parts.watching.run()),
             ("beat", parts.watching.pace()),

@@ -21,8 +21,11 @@ class LossyDatabase(MemoryDatabase):
     """A connection that is lost during the next append or requeue, before or after the commit."""
 
     loses = ""
+    hanging: asyncio.Event | None = None
 
     async def append(self, replica: int, append: AppendTransaction) -> Appended:
+        if self.hanging is not None:
+            await self.hanging.wait()
         if self._is_lost("before"):
             raise OutboxUnavailable("lost")
         ids = await super().append(replica, append)
@@ -80,6 +83,22 @@ async def test_an_append_is_not_acknowledged_if_its_commit_is_not_replicated(box
         await asyncio.sleep(0.01)
     assert await box.outbox.append([event(1)]) == 1
     assert box.on_disk().accepted == 1
+
+
+async def test_callers_wait_8_s_for_a_statement_that_hangs(box: LossyBox) -> None:
+    box.database.hanging = asyncio.Event()
+    appends = [box.outbox.append([event(1)])]
+    while box.outbox._parts.appending._waiting:
+        await asyncio.sleep(0)
+    appends.append(box.outbox.append([event(2)]))
+    box.clock.advance(8_000)
+    for append in appends:
+        with pytest.raises(OutboxUnavailable, match="whether the events were stored is unknown"):
+            await append
+    box.database.hanging.set()
+    while box.outbox.ledger().accepted < 2:
+        await asyncio.sleep(0)
+    box.check()
 
 
 async def test_a_repeated_event_is_not_acknowledged_if_its_commit_is_not_replicated(box: LossyBox) -> None:
