@@ -1,7 +1,7 @@
 """Run tests with each Python at hand, and with the lowest and the newest versions of the direct dependencies.
 
 `make matrix` prints a table. Interpreters are `python3.N` in PATH, those of pyenv, and `python3.N` of each root file
-system in MATRIX_ROOTS (separated by colons, made by debootstrap with python3-venv; as root). MATRIX_TESTS are other
+system in MATRIX_ROOTS (separated by colons, made by mmdebstrap with python3-venv; as root). MATRIX_TESTS are other
 tests. A missing version is a row of the table.
 """
 
@@ -20,7 +20,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "matrix"
 VERSIONS = tuple(f"3.{minor}" for minor in range(11, 15))
-TESTS = os.environ.get("MATRIX_TESTS", "tests/unit tests/contract tests/e2e/test_life.py").split()
+TESTS = os.environ.get("MATRIX_TESTS", "tests/unit tests/contract tests/property tests/e2e/test_life.py").split()
 ENTER = """
     root=$1 work=$2; shift 2
     for at in "$work" /dev /proc /etc/ssl; do mkdir -p "$root$at" && mount --rbind "$at" "$root$at"; done
@@ -73,7 +73,7 @@ def result(interpreter: Interpreter, kind: str, name: str) -> str:
         (*install, "--require-hashes", "-r", "requirements-dev.lock"),
         *([(*install, *chosen)] if (chosen := requirements(kind)) else []),
         (*install, "--no-deps", "-e", "."),
-        (python, "-m", "pytest", "-q", "-n", "auto", "--dist", "loadfile", "-p", "no:cacheprovider", *TESTS),
+        (python, "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider", *TESTS),
     ]
     for step in steps:
         done = interpreter.run(*step)

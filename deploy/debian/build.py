@@ -116,9 +116,21 @@ def describe(root: Path, arch: str, version: str) -> None:
         (control / script).chmod(0o755)
 
 
-def build(arch: str, wheel: Path, compiled: Path | None, to: Path) -> Path:
-    version = wheel.name.split("-")[1]
+def pack(root: Path, arch: str, version: str, to: Path) -> Path:
+    """Add the remaining files to `root`, and write the package."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    install_files(root)
+    describe(root, arch, version)
+    package = to / f"event-relay_{version}_{arch}.deb"
+    to.mkdir(parents=True, exist_ok=True)
+    for path in (root, *root.rglob("*")):
+        os.utime(path, (int(epoch), int(epoch)), follow_symlinks=False)
+    command = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(root), str(package)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"SOURCE_DATE_EPOCH": epoch})
+    return package
+
+
+def build(arch: str, wheel: Path, compiled: Path | None, to: Path) -> Path:
     os.umask(0o022)
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory, "root")
@@ -139,15 +151,7 @@ def build(arch: str, wheel: Path, compiled: Path | None, to: Path) -> Path:
                 )
         for each in sorted(wheels):
             unpack(each, library)
-        install_files(root)
-        describe(root, arch, version)
-        package = to / f"event-relay_{version}_{arch}.deb"
-        to.mkdir(parents=True, exist_ok=True)
-        command = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(root), str(package)]
-        for path in root.rglob("*"):
-            os.utime(path, (int(epoch), int(epoch)), follow_symlinks=False)
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"SOURCE_DATE_EPOCH": epoch})
-    return package
+        return pack(root, arch, wheel.name.split("-")[1], to)
 
 
 def main() -> None:

@@ -17,14 +17,15 @@ class Authority:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.file = directory / "authority.pem"
-        self._openssl(
-            "req", "-x509", *_KEY, "-keyout", "authority.key", "-out", self.file.name, "-subj", "/CN=authority"
-        )
+        # Python 3.13 and newer require the usage, and in issued certificates the identifier of the authority's key.
+        subject = ("-subj", "/CN=authority", "-addext", "keyUsage=critical,keyCertSign")
+        self._openssl("req", "-x509", *_KEY, "-keyout", "authority.key", "-out", self.file.name, *subject)
 
     def issue(self, name: str, *, address: str = "127.0.0.1", days: int = 30) -> tuple[Path, Path]:
         """Return certificate and key files for a server or a client. Negative `days` make an expired certificate."""
         extensions = self._directory / f"{name}.ext"
-        extensions.write_text(f"subjectAltName={'IP' if address[0].isdigit() else 'DNS'}:{address}\n")
+        alternative = f"subjectAltName={'IP' if address[0].isdigit() else 'DNS'}:{address}\n"
+        extensions.write_text(f"{alternative}authorityKeyIdentifier=keyid\n")
         self._openssl("req", *_KEY, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         signed = ("-CA", self.file.name, "-CAkey", "authority.key", "-CAcreateserial", "-days", str(days))
         self._openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-extfile", extensions.name, "-out", f"{name}.pem")

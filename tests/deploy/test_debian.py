@@ -94,15 +94,34 @@ def test_each_architecture_has_all_locked_dependencies(arch: str, left_out: list
     assert [name for name in everything if name not in names] == left_out
 
 
-def test_units_configuration_and_control_files_are_installed(tmp_path: Path) -> None:
-    module = script()
-    module.install_files(tmp_path)
-    module.describe(tmp_path, "amd64", "1.2.3")
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
+@pytest.mark.parametrize("arch", ["amd64", "arm64", "armhf"])
+def test_the_package_contains_units_configuration_and_control_files(arch: str, tmp_path: Path) -> None:
+    """Everything except the wheels. The same files of another time make the same bytes."""
+    packages = []
+    for name in ("first", "second"):
+        library = tmp_path / name / "usr/lib/event-relay"
+        library.mkdir(parents=True)
+        script().unpack(wheel(tmp_path / f"{name}.whl", {"relay/__init__.py": b""}), library)
+        packages.append(script().pack(tmp_path / name, arch, "1.2.3", tmp_path / f"{name}-dist"))
 
-    units = {path.name for path in (tmp_path / "usr/lib/systemd/system").iterdir()}
-    assert {"event-relay.service", "event-relay.service.d", "event-relay-http.socket"} <= units
-    assert "python3 (>= 3.11), python3 (<< 3.15)" in (tmp_path / "DEBIAN/control").read_text()
-    assert "  usr/bin/event-relay\n" in (tmp_path / "DEBIAN/md5sums").read_text()
+    def asked(*question: str) -> str:
+        return subprocess.run(["dpkg-deb", *question], check=True, capture_output=True, text=True).stdout
+
+    entries = [line.split(maxsplit=5) for line in asked("--contents", str(packages[0])).splitlines()]
+    modes = {entry[5].removeprefix("./"): entry[0] for entry in entries}
+    fields = asked("--field", str(packages[0]), "Package", "Version", "Architecture", "Depends")
+    assert packages[0].read_bytes() == packages[1].read_bytes()
+    assert {entry[1] for entry in entries} == {"root/root"}
+    assert modes["usr/bin/event-relay"] == "-rwxr-xr-x"
+    assert modes["usr/lib/event-relay/relay/__init__.py"] == "-rw-r--r--"
+    assert "usr/bin/relay -> event-relay" in modes
+    units = {name for name in modes if name.startswith("usr/lib/systemd/system/")}
+    assert {f"usr/lib/systemd/system/event-relay{kind}" for kind in (".service", "-http.socket")} <= units
+    assert f"Package: event-relay\nVersion: 1.2.3\nArchitecture: {arch}\n" in fields
+    assert "python3 (>= 3.11), python3 (<< 3.15)" in fields
+    assert asked("--info", str(packages[0]), "conffiles") == "/etc/event-relay/config.toml\n"
+    assert "  usr/bin/event-relay\n" in asked("--info", str(packages[0]), "md5sums")
 
 
 @pytest.mark.parametrize("name", ["postinst", "prerm", "postrm", "rtupdate", "compile-armhf"])

@@ -19,6 +19,7 @@ SOURCES = ("relay", "pyproject.toml", "README.md", "LICENSE")
 pytestmark = pytest.mark.timeout(600)
 CYCLONEDX = ROOT / ".venv-tools" / "bin" / "cyclonedx-py"
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-tools.lock")
+BUILD_LOCK = "requirements-build.lock"
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_the_bill_of_materials_names_the_locked_dependencies(installed: Path, tm
     assert {*locked, f"event-relay=={__version__}"} <= named
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, BUILD_LOCK])
 def test_locks_have_hashes_and_name_no_registry(lock: str) -> None:
     lines = (ROOT / lock).read_text().splitlines()
     pins = [line for line in lines if re.match(r"[a-z0-9]", line)]

@@ -151,6 +151,7 @@ def test_cancelled_request_is_reset_and_its_body_is_not_received(wire: tuple[Pee
         upstream = client(peer, authority, 30_000)
         task = asyncio.create_task(upstream.post(1, BODY))
         while not peer.received:
+            assert not task.done()
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
