@@ -14,23 +14,32 @@ from pathlib import Path
 from bench.report import Row, at_least, at_most
 from bench.setup import Bench
 
+NO_COMPILER = "no C compiler (cc) to build the slow disk with"
 _DELAY_MS = 20
 _SOURCE = Path(__file__).parent.parent / "slow_fsync.c"
 
 
 def slow(bench: Bench) -> Iterator[Row]:
+    env = slow_disk(bench)
+    if not env:
+        yield Row("a disk with syncs of 20 ms", None, "", note=NO_COMPILER)
+        return
+    for connections in (1, 64):
+        yield _waiting(bench, env, connections)
+    yield _throughput(bench, env)
+
+
+def slow_disk(bench: Bench) -> dict[str, str]:
+    """Return the environment in which a program has the slow disk; empty without a C compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
-        yield Row("a disk with syncs of 20 ms", None, "", note="no C compiler (cc) to build the slow disk with")
-        return
+        return {}
     library = bench.new_directory() / "slow_fsync.so"
     subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(_SOURCE), "-ldl"], check=True)
     env = {"LD_PRELOAD": str(library), "FSYNC_DELAY_MS": str(_DELAY_MS)}
     if "LD_PRELOAD" in os.environ:
         env["LD_PRELOAD"] += f":{os.environ['LD_PRELOAD']}"
-    for connections in (1, 64):
-        yield _waiting(bench, env, connections)
-    yield _throughput(bench, env)
+    return env
 
 
 def _waiting(bench: Bench, env: dict[str, str], connections: int) -> Row:
