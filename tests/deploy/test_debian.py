@@ -216,20 +216,31 @@ def life_of_a_package(system: System, package: Path, newer: Path) -> None:
     first = session(system, "relay", "send", "post.view", "--event-id", EVENT_ID)
     assert (first["version"], first["ledger"]["pending"]) == (__version__, 1)
 
+    system.run("chown", "nobody", "/var/lib/event-relay")
     system.install(newer)
+    assert system.run("stat", "--format=%U", "/var/lib/event-relay") == "nobody\n"  # systemd changes all files at once.
+    system.run("chown", "event-relay", "/var/lib/event-relay")
     assert "restart event-relay.service" in asked.read_text()
     assert (system.root / "etc/event-relay/config.toml").read_text() == CONFIG
     second = session(system, "relay", "event", EVENT_ID)
     assert (second["version"], second["ledger"]["pending"], second["ledger"]["accepted"]) == (NEXT, 1, 1)
 
+    enabled = system.root / "etc/systemd/system/sockets.target.wants/event-relay-http.socket"
+    enabled.parent.mkdir(parents=True)
+    enabled.symlink_to("/usr/lib/systemd/system/event-relay-http.socket")
+    units = sorted(
+        path.name for path in (system.root / "usr/lib/systemd/system").glob("event-relay*.s*") if path.is_file()
+    )
     system.run("dpkg", "--remove", "event-relay")
-    assert "stop event-relay.service" in asked.read_text()
+    stopped = [line.split() for line in asked.read_text().splitlines() if "stop" in line.split()]
+    assert sorted(name for words in stopped for name in words if name.startswith("event-relay")) == units
     assert not (system.root / "usr/lib/event-relay").exists()
     assert outbox.exists()
 
     system.run("dpkg", "--purge", "event-relay")
     assert not outbox.parent.exists()
     assert not (system.root / "etc/event-relay").exists()
+    assert not enabled.is_symlink()
 
 
 @pytest.mark.skipif(os.environ.get("RELAY_NIGHTLY") != "1", reason="takes minutes: RELAY_NIGHTLY=1")
