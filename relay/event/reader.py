@@ -30,7 +30,7 @@ import msgspec
 from relay.event import fast_reader, strict_json
 from relay.event.columns import ColumnReader, slices
 from relay.event.rules import MAX_ERROR_BYTES, REQUIRED, EventDefaults, EventErrors, check, rules_for
-from relay.event.shown import Mask, unmasked
+from relay.event.shown import Mask, beginning, unmasked
 from relay.event.split import Parts, splitting_json, splitting_lines
 from relay.event.split import Rejection as Rejection  # noqa: PLC0414 - part of the interface of Reader
 from relay.event.strict_json import Cursor, Malformed, Object
@@ -166,17 +166,17 @@ class Reader:
                 body = body.strip(strict_json.SPACE)
                 parts = yield from splitting_json(body, self.max_event_bytes, max_odd, self._mask)
         except Malformed as error:
-            return _with_hint(_malformed("The body", str(error)), body, kind)
+            return _with_hint(_malformed("The body", str(error)), body, kind, self._mask)
         if isinstance(parts, Rejection):
             return parts
         read = yield from self._read_all(parts, EventErrors(1 if only_first else MAX_ERROR_BYTES, self._mask))
-        return _with_hint(read, body, kind) if isinstance(read, Rejection) else read
+        return _with_hint(read, body, kind, self._mask) if isinstance(read, Rejection) else read
 
     def _read_all(self, parts: Parts, errors: EventErrors) -> Reading:
         """Read events without surrounding space, in their order."""
         bodies = parts.bodies
         if not bodies:
-            return Rejection("malformed", "The body contains no event.")
+            return Rejection("malformed", 'The body contains no event: send one event object, or {"events": [...]}.')
         found = _Found([], errors, cache(self._occurred_at))
         for first, slice_ in slices(bodies):
             if first:
@@ -367,8 +367,8 @@ def _malformed(what: str, error: str) -> Rejection:
     return Rejection("malformed", f"{what} is not strict JSON: {error}.")
 
 
-def _with_hint(rejection: Rejection, body: bytes, kind: BodyKind) -> Rejection:
-    """Return the rejection with the probable cause, or with the number of the line of the first error."""
+def _with_hint(rejection: Rejection, body: bytes, kind: BodyKind, mask: Mask) -> Rejection:
+    """Return the rejection with the probable cause, the line of the first error, or the beginning of the body."""
     if kind == "lines":
         first = _EVENT_PATH.search(rejection.error)
         hint = f"The event is on line {_line_number(body, int(first[1]))}." if first else ""
@@ -381,7 +381,7 @@ def _with_hint(rejection: Rejection, body: bytes, kind: BodyKind) -> Rejection:
     elif kind == "json" and _has_lines(body):
         hint = "It looks like one event per line: send Content-Type: application/x-ndjson."
     else:
-        return rejection
+        hint = f"The body begins with {beginning(body, mask)}."
     return rejection._replace(error=f"{rejection.error} {hint}".rstrip())
 
 

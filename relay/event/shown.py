@@ -22,6 +22,8 @@ Mask = Callable[[str], str]
 
 MAX_QUOTED_CHARACTERS = 60
 """Length of a quoted string, including escapes."""
+_BEGINNING_CHARACTERS = 30
+"""Length of the beginning of a body."""
 _MAX_MASKED_CHARACTERS = 1_024
 """Length of the start of a string in which `mask` looks for secrets. Longer than a quotation plus a key."""
 
@@ -42,6 +44,11 @@ def shown(value: object, mask: Mask = unmasked) -> str:
     if isinstance(value, list):
         return _counted("a", "list", "item", len(value))
     return json.dumps(value)
+
+
+def beginning(body: bytes, mask: Mask) -> str:
+    """Return the quoted beginning of a body, which may be anything."""
+    return shown(mask(body[:_MAX_MASKED_CHARACTERS].decode(errors="replace"))[:_BEGINNING_CHARACTERS])
 
 
 def _counted(article: str, kind: str, part: str, count: int) -> str:

@@ -206,8 +206,12 @@ class HttpIngest:
 
     def _body_error(self, error: InflateError, coding: str) -> str:
         if error == "too_large":
-            return f"the body is larger than http.max_body, which is {self._max_body_bytes} bytes"
-        return "the body is truncated or corrupt" + (f", or not {coding} as Content-Encoding says" if coding else "")
+            limit = f"http.max_body, which is {self._max_body_bytes} bytes"
+            return f"the body is larger than {limit}: send fewer events at once"
+        if coding:
+            wrong = f"the body is truncated or corrupt, or not {coding} as Content-Encoding says"
+            return f"{wrong}: compress it again, or send it plain"
+        return "the body is truncated or corrupt"
 
     def _find(self, event_id: str) -> BodyHandler | Response:
         if not _EVENT_ID.fullmatch(event_id):

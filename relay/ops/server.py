@@ -211,11 +211,11 @@ class Ops:
 
 
 def _meant(path: str, known: Iterable[str]) -> str:
-    """Return the most similar known path as a question, or ""."""
+    """Return the most similar known path as a question, or where all paths are."""
     from difflib import get_close_matches  # noqa: PLC0415 - slow to import, needed after a typing error only
 
     near = get_close_matches(path[:80], (*known, "/v1/events"), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near else "; /openapi.json lists all paths"
 
 
 def _reject_body(error: BodyError) -> Response:

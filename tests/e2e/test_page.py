@@ -282,6 +282,7 @@ class TestStatus:
 
             await browser.until_text("#summary-message", "Events cannot be stored: ")
             await browser.until_text("#writable", "no: ")
+            await browser.until_text("#forecast", "No event can be stored now.")
             await browser.until_text("#rejected", "outbox full")
 
     async def test_a_page_reconnects_to_a_restarted_relay(

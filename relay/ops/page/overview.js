@@ -99,10 +99,11 @@ function storage({ ledger, outbox, replicas, clock_skew_seconds: skew, uptime_se
 }
 
 // The rate is that of the last 15 minutes.
-function forecast({ pending }, { full_in_seconds: full, oldest_dropped_in_seconds: dropped }) {
+function forecast({ pending }, { writable, full_in_seconds: full, oldest_dropped_in_seconds: dropped }) {
   if (!pending) return "No event is pending.";
-  const size = full === null || full > 365 * DAY_S ? "The outbox does not fill up" : `Full in ${duration(full)}`;
-  return `${size} at the rate of the last 15 minutes. The oldest event is dropped in ${duration(dropped)}, unless it is sent.`;
+  const later = full === null || full > 365 * DAY_S ? "The outbox does not fill up" : `Full in ${duration(full)}`;
+  const size = writable ? `${later} at the rate of the last 15 minutes` : "No event can be stored now";
+  return `${size}. The oldest event is dropped in ${duration(dropped)}, unless it is sent.`;
 }
 
 byId("flush").addEventListener("click", async () => {

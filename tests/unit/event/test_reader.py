@@ -204,7 +204,11 @@ class TestBatches:
 
     @pytest.mark.parametrize("body", [b'{"events":[]}', b"[]", b" [ ] ", b'{"events": [ ], "a": 1}'])
     def test_a_batch_without_events_is_malformed(self, body: bytes) -> None:
-        assert rejected(body) == Rejection("malformed", "The body contains no event.")
+        assert rejected(body) == Rejection(
+            "malformed",
+            'The body contains no event: send one event object, or {"events": [...]}. '
+            f"The body begins with {json.dumps(body.strip().decode())}.",
+        )
 
     @pytest.mark.parametrize("given", [b"{}", b"null", b'"x"', b"7"])
     def test_events_must_be_an_array(self, given: bytes) -> None:
@@ -225,7 +229,8 @@ class TestBatches:
         assert result.reason == "malformed"
         assert "events.2" in result.error
         result = rejected(b'[%b,{},{"a":"\\u0000"}]' % compact(EVENT))
-        assert result == Rejection("malformed", "events.2 is not strict JSON: a string contains U+0000.")
+        assert (result.reason, result.errors) == ("malformed", {})
+        assert result.error.startswith("events.2 is not strict JSON: a string contains U+0000. ")
 
     @pytest.mark.parametrize("around", [b'"a":1e999', b'"a":"\\ud800"', b'"\\u0000":1', b'"a":1' + b"0" * 30])
     def test_the_text_around_the_events_must_be_strict_too(self, around: bytes) -> None:
@@ -246,7 +251,9 @@ class TestLinesAndDatagrams:
 
     @pytest.mark.parametrize("body", [b"", b"\n \n"])
     def test_no_line_is_malformed(self, body: bytes) -> None:
-        assert reader().read(body, "lines") == Rejection("malformed", "The body contains no event.")
+        assert reader().read(body, "lines") == Rejection(
+            "malformed", 'The body contains no event: send one event object, or {"events": [...]}.'
+        )
 
     def test_a_line_cannot_be_a_batch(self) -> None:
         result = reader().read(compact({"events": [EVENT]}), "lines")
@@ -317,8 +324,17 @@ class TestMalformed:
             assert result.errors == {}
 
     def test_the_message_names_the_problem_and_its_position(self) -> None:
-        assert rejected(b'{"a" 1}').error == ("The body is not strict JSON: Expecting ':' delimiter at character 5.")
-        assert rejected(MALFORMED["33 levels"]).error.endswith("it is nested deeper than 32 levels.")
+        assert rejected(b'{"a" 1}').error == (
+            'The body is not strict JSON: Expecting \':\' delimiter at character 5. The body begins with "{\\"a\\" 1}".'
+        )
+        secret = Reader(
+            EventDefaults(), 2 << 20, lambda: NEW_EVENT_ID, lambda: NOW, mask=lambda text: text.replace("key", "*")
+        )
+        masked = secret.read(b"a" * 28 + b"key", "json")
+        assert isinstance(masked, Rejection) and "key" not in masked.error and "ke" not in masked.error
+        assert rejected(MALFORMED["33 levels"]).error.startswith(
+            "The body is not strict JSON: it is nested deeper than 32 levels. "
+        )
 
 
 def faults_of(**changes: object) -> dict[str, str]:
