@@ -14,7 +14,7 @@ from uuid import UUID
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
-from relay.outbox import Backlog, ClaimPart, RestoredState, Settled
+from relay.outbox import AppendResult, Backlog, ClaimPart, RestoredState, Settled
 from relay.outbox.factory import create_outbox
 from relay.outbox.sqlite.connection import PAGE_BYTES
 from relay.outbox.sqlite.wal import FRAME_BYTES, HEADER_BYTES
@@ -118,7 +118,7 @@ async def _measured(path: Path, event_bytes: int, commits: int) -> list[Row]:
     made, pending = templates(run, _DEVICES, event_bytes), Counter[int]()
     claimed = deque[int]()
 
-    def appended(number: int) -> asyncio.Future[int]:
+    def appended(number: int) -> asyncio.Future[AppendResult]:
         body = event(made[number % _DEVICES], number)
         return outbox.append([Event(UUID(f"{run}-0000-4000-8000-{number:012x}").bytes, keys[number % _DEVICES], body)])
 

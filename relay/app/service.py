@@ -110,7 +110,7 @@ class Service:
         self._forwarder = Forwarder(self.outbox, self.schedule, self._client, clock, self.metrics, self._tasks)
         self._time_file = TimeFile(settings.outbox.path, clock, self._forwarder.true_times.known)
         reader = self._reader(settings)
-        self._http = HttpIngest(reader, self.outbox, settings.http, lambda: self.outbox.durability, self.metrics)
+        self._http = HttpIngest(reader, self.outbox, settings.http, self.metrics)
         self._udp = UdpIngest(
             reader, self.outbox, settings.udp, settings.http.max_body_bytes, self.metrics, clock, passed.udp
         )

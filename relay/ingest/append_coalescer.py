@@ -17,13 +17,13 @@ from functools import partial
 from typing import TypeVar
 
 from relay.event.reader import Event
-from relay.outbox import Outbox, OutboxError, OutboxFull
+from relay.outbox import AppendResult, Outbox, OutboxError, OutboxFull
 from relay.runtime.event_feed import EventFeed
 
 T = TypeVar("T")
 
-OnAppended = Callable[[BaseException | None], None]
-"""Called once, with None when the events are stored, else with the error."""
+OnAppended = Callable[[AppendResult | BaseException], None]
+"""Called once, with the result when the events are stored, else with the error."""
 _PendingAppends = list[tuple[list[Event], OnAppended]]
 
 _MAX_EVENTS = 1_000
@@ -74,18 +74,18 @@ class AppendCoalescer:
             partial(self._all_appended, pending, len(events))
         )
 
-    def _all_appended(self, pending: _PendingAppends, count: int, outcome: asyncio.Future[int]) -> None:
+    def _all_appended(self, pending: _PendingAppends, count: int, outcome: asyncio.Future[AppendResult]) -> None:
         error = OutboxError("the append was cancelled") if outcome.cancelled() else outcome.exception()
         if isinstance(error, OutboxFull) and len(pending) > 1:
             for each in pending:
                 self._append_all([each])
             return
         if error is None:
-            self._on_stored(count, outcome.result())
+            self._on_stored(count, outcome.result().duplicates)
         else:
             report_rejected(self._feed, [event for events, _ in pending for event in events], error)
         for _, appended in pending:
-            call_guarded(appended, error)
+            call_guarded(appended, error or outcome.result())
 
 
 def report_rejected(feed: EventFeed, events: Sequence[Event], error: BaseException) -> None:

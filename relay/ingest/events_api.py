@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import get_args
 from uuid import UUID
@@ -39,7 +39,7 @@ from relay.ingest.content_type import (
     wrong_type,
 )
 from relay.ingest.long_reads import LongReads
-from relay.outbox import Durability, EventState, Outbox, OutboxError, Selection
+from relay.outbox import AppendResult, Durability, EventState, Outbox, OutboxError, Selection
 from relay.runtime.metrics import REJECT_REASONS, Metrics
 
 EVENTS_PATH = "/v1/events"
@@ -84,15 +84,12 @@ class HttpIngest:
         reader: Reader,
         outbox: Outbox,
         settings: Http,
-        durability: Callable[[], Durability],
         metrics: Metrics,
     ) -> None:
-        """`durability` returns that of the last commit."""
         self.reader = reader
         """A reload of the configuration may replace the reader."""
         self._outbox = outbox
         self._max_body_bytes = settings.max_body_bytes
-        self._durability = durability
         self._stored = {each: _stored_response(each) for each in get_args(Durability)}
         self._received = metrics.events_received.labels("http")
         self._accepted = metrics.events_accepted.labels("http")
@@ -176,15 +173,17 @@ class HttpIngest:
             response = error_response(_REJECTION_STATUS[outcome.reason], outcome.error, errors)
             call_guarded(reply, self._reject(outcome.reason, response, body))
 
-    def _appended(self, count: int, generated: Sequence[bytes], reply: Reply, error: BaseException | None) -> None:
-        if error is None:
-            durability = self._durability()
+    def _appended(
+        self, count: int, generated: Sequence[bytes], reply: Reply, result: AppendResult | BaseException
+    ) -> None:
+        if isinstance(result, AppendResult):
+            durability = result.durability
             reply(_stored_response(durability, _event_ids(generated)) if generated else self._stored[durability])
-        elif isinstance(error, OutboxError):
-            self._rejected[error.reason].inc(count)
-            reply(error_response(503, str(error), headers=RETRY_LATER))
+        elif isinstance(result, OutboxError):
+            self._rejected[result.reason].inc(count)
+            reply(error_response(503, str(result), headers=RETRY_LATER))
         else:
-            reply(_as_exception(error))
+            reply(_as_exception(result))
 
     def _count_stored(self, count: int, duplicates: int) -> None:
         if duplicates:

@@ -1,24 +1,20 @@
-"""The outbox: it stores an event from the relay's 202 to the app until the upstream accepts the
-event.
+"""The outbox: it stores an event from the relay's 202 to the app until the upstream accepts the event.
 
-This module defines the interface and its guarantees. `engine` implements it on any store, and
-`factory` chooses the store. This module does not depend on the kind of storage, and no module
-outside this package may.
+This module defines the interface and its guarantees. `engine` implements it on any store, and `factory` chooses the
+store. This module does not depend on the kind of storage, and no module outside this package may.
 
-An outbox is a log with a cursor per device queue. A *device queue* contains the pending events of
-one device. Its id is a small integer, assigned when the first event of the device is appended. The
-events of a queue are sent in the order in which they were appended: `claim` journals and reads the
-first events, `settle` records their outcome.
+An outbox is a log with a cursor per device queue. A *device queue* contains the pending events of one device. Its id
+is a small integer, assigned when the first event of the device is appended. The events of a queue are sent in the
+order in which they were appended: `claim` journals and reads the first events, `settle` records their outcome.
 
 Guarantees:
 
 1.  `append` returns after the events are on disk (with the configured durability), never before.
-2.  The ledger changes in the same transaction as the events that it counts: accepted + requeued ==
-    delivered + dead_lettered + dropped + pending, at every commit.
-3.  `claim` journals a request before it returns the request's events. After a crash `load` returns
-    the same requests.
-4.  `claim` returns the bytes that were appended. An event whose checksum does not match becomes a
-    dead letter (reason "corrupt").
+2.  The ledger changes in the same transaction as the events that it counts: accepted + requeued == delivered +
+    dead_lettered + dropped + pending, at every commit.
+3.  `claim` journals a request before it returns the request's events. After a crash `load` returns the same requests.
+4.  `claim` returns the bytes that were appended. An event whose checksum does not match becomes a dead letter (reason
+    "corrupt").
 5.  An event_id among the last `dedupe_window` ids is not stored twice, also across restarts.
 6.  The state of a disk causes no exception other than OutboxError outside this package.
 
@@ -98,6 +94,16 @@ class OutboxUnusable(OutboxError):
 DeadReason = Literal["refused", "too_large", "poison", "corrupt"]
 DropReason = Literal["age", "size", "discarded"]
 Durability = Literal["normal", "full", "replicated"]
+
+
+class AppendResult(NamedTuple):
+    """What `append` did."""
+
+    duplicates: int
+    durability: Durability
+    """That of the commit with the events. If all are duplicates, that of the last known commit."""
+
+
 EventState = Literal["pending", "delivered", "dead_lettered", "dropped"]
 
 
@@ -262,10 +268,7 @@ included."""
 
 
 class Holder(Protocol):
-    """Receives changes of the device queues that this relay may send from.
-
-    The outbox calls it on the event loop.
-    """
+    """Receives changes of the device queues that this relay may send from, on the event loop."""
 
     def pending(self, backlogs: Sequence[Backlog]) -> None:
         """Record the pending events of all device queues that a commit changed."""
@@ -297,16 +300,14 @@ class Outbox(Protocol):
 
     @property
     def durability(self) -> Durability:
-        """The durability of the last commit."""
+        """The present durability of commits, as far as it is known."""
 
-    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
-        """Store events, all or none. The future's result is the number of duplicates, set after the
-        commit.
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[AppendResult]:
+        """Store events, all or none. The future's result is set after the commit.
 
-        The future fails with OutboxFull or OutboxUnavailable; not with OutboxFull if every event is
-        stored already. Never blocks. `callers`: the number of callers that wait for the result. If
-        it is 0, the outbox may delay the commit by some milliseconds, so that more calls share the
-        commit.
+        The future fails with OutboxFull or OutboxUnavailable; not with OutboxFull if every event is stored already.
+        Never blocks. `callers`: the number of callers that wait for the result. If it is 0, the outbox may delay the
+        commit by some milliseconds, so that more calls share the commit.
         """
 
     def room(self) -> bool:
@@ -321,10 +322,10 @@ class Outbox(Protocol):
     async def claim(self, parts: Sequence[ClaimPart], true_ms: int | None = None) -> Sequence[Claimed]:
         """Commit one request to the journal, and return its events.
 
-        A device queue can be part of one request at a time. If all its events are corrupt and none
-        is omitted, nothing is in flight. `true_ms` is the present Unix time, or None if it is unknown; it determines
-        the timestamps. If the upstream may have accepted the last request of a queue, the queue
-        gets the timestamps of that request again, also after a restart.
+        A device queue can be part of one request at a time. If all its events are corrupt and none is omitted,
+        nothing is in flight. `true_ms` is the present Unix time, or None if it is unknown; it determines the
+        timestamps. If the upstream may have accepted the last request of a queue, the queue gets the timestamps of
+        that request again, also after a restart.
         """
 
     async def settle(self, settled: Sequence[Settled]) -> None:
@@ -341,8 +342,7 @@ class Outbox(Protocol):
         """
 
     def release(self, queue_ids: Sequence[int], *, perhaps_delivered: bool = False) -> None:
-        """Return the claimed events of these device queues to the front of their queues, without a
-        commit.
+        """Return the claimed events of these device queues to the front of their queues, without a commit.
 
         `perhaps_delivered`: whether the upstream may have accepted the events, see `claim`.
         """

@@ -156,9 +156,9 @@ class Box(ABC):
         return b"paid"
 
     async def append(self, numbers: Iterable[int], key: DeviceKey = TV, body_bytes: int = 0) -> int:
-        duplicates = await self.outbox.append(events(numbers, key, body_bytes))
+        result = await self.outbox.append(events(numbers, key, body_bytes))
         await self.seen()
-        return duplicates
+        return result.duplicates
 
     async def seen(self) -> None:
         """Wait until every committed event was reported as pending; by default it was when its commit returned."""

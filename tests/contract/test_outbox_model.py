@@ -54,9 +54,10 @@ class Life:
     async def append(self, chosen: list[tuple[int, int]], body_bytes: int) -> int | None:
         """Append events. Return the number of duplicates; None if the outbox is full."""
         try:
-            return await self.box.outbox.append(
+            result = await self.box.outbox.append(
                 [event(number, KEYS[at], body_bytes, has_inserted_time=number % 3 == 0) for at, number in chosen]
             )
+            return result.duplicates
         except OutboxFull:
             return None
 

@@ -253,7 +253,7 @@ async def test_an_event_that_another_relay_dropped_can_be_stored_again(pair: tup
     await holder.settle(dead={0: REFUSED})
     holder.clock.advance(holder.settings.max_age_ms + 1)
     assert await holder.outbox.expire() == 2
-    assert await rest.outbox.append(events(range(3))) == 1
+    assert (await rest.outbox.append(events(range(3)))).duplicates == 1
     assert await rest.outbox.find(event_id(2)) == "pending"
     await everything_is_reported(pair)
     assert await holder.deliver(10) == bodies([1, 2])

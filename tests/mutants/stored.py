@@ -104,7 +104,7 @@ MUTANTS = (
         (
             f"{ENGINE}/outbox.py",
             "            self._owner.enqueue(append)\n",
-            "            self._owner.enqueue(append)\n            answer.set_result(0)\n",
+            "            self._owner.enqueue(append)\n            result.set_result(AppendResult(0, 'full'))\n",
         ),
     ),
     mutant(
@@ -114,7 +114,7 @@ MUTANTS = (
         (
             f"{ENGINE}/commit_plan.py",
             "        for result in (*(append.result for append in self.appends), *(op.result for op in self.ops)):\n",
-            "        for append in self.appends:\n            _set_result(append.result, 0)\n"
+            "        for append in self.appends:\n            _set_result(append.result, AppendResult(0, 'full'))\n"
             "        for result in (op.result for op in self.ops):\n",
         ),
     ),

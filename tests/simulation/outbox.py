@@ -11,7 +11,7 @@ from random import Random
 
 from relay.config import OutboxSettings
 from relay.event.reader import Event
-from relay.outbox import Claimed, ClaimPart, OutboxUnavailable, Settled
+from relay.outbox import AppendResult, Claimed, ClaimPart, OutboxUnavailable, Settled
 from relay.runtime.clock import Clock
 
 from tests.support.memory_disk import Disk
@@ -36,14 +36,14 @@ class SimOutbox(MemoryOutbox):
         after.failing = self.failing
         return after
 
-    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[AppendResult]:
         if not self._fails():
             return super().append(events, callers=callers)
         if self._rng.random() < 0.5:
             super().append(events, callers=callers).add_done_callback(
                 asyncio.Future.exception
             )  # The caller receives the other future.
-        failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        failed: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
         failed.set_exception(OutboxUnavailable("the disk fails"))
         return failed
 

@@ -19,7 +19,7 @@ import msgspec
 from relay.config import OutboxSettings
 from relay.event.reader import Event
 from relay.forward.forwarder import Forwarder
-from relay.outbox import Backlog, ClaimPart, DeadLetter, Ledger, RestoredState, Selection
+from relay.outbox import AppendResult, Backlog, ClaimPart, DeadLetter, Ledger, RestoredState, Selection
 from relay.policy.limits import Limits
 from relay.policy.schedule import Schedule
 from relay.policy.upstream_origin import EndpointState
@@ -318,7 +318,7 @@ class World:
         occurred_at = device.own_time or relay.forwarder.timestamp()
         response = self.outbox.append([_event(device, n, occurred_at, self.plan.site) for n in numbers])
 
-        def responded(response: asyncio.Future[int]) -> None:
+        def responded(response: asyncio.Future[AppendResult]) -> None:
             error = response.exception()
             if relay is not self.relay or device.offered != numbers.start:
                 return

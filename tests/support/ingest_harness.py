@@ -19,7 +19,7 @@ from relay.http.listener import Listener
 from relay.http.request import BodyHandler, Handler, Request
 from relay.http.response import Response as HttpResponse
 from relay.ingest.events_api import HttpIngest
-from relay.outbox import DeadLetter, EventState, Selection
+from relay.outbox import AppendResult, DeadLetter, Durability, EventState, Selection
 from relay.runtime.metrics import Metrics
 
 PATIENCE_S = 10
@@ -58,25 +58,29 @@ class HandClock:
         return f"00000000-0000-4000-8000-{self._ids:012x}"
 
 
+STORED = AppendResult(0, "full")
+
+
 @dataclass
 class ScriptedOutbox:
     """The part of an outbox that ingest uses. It stores, rejects or waits, as the test configures it."""
 
     error: Exception | None = None
     duplicates: int = 0
+    durability: Durability = "full"
     room_events: int | None = None
     """Appends beyond it fail with `error`; None: no limit."""
     has_room: bool = True
     waits: bool = False
     stored: list[Event] = field(default_factory=list)
-    appends: list[asyncio.Future[int]] = field(default_factory=list)
+    appends: list[asyncio.Future[AppendResult]] = field(default_factory=list)
     callers: list[int] = field(default_factory=list)
     """Of each append."""
     states: dict[bytes, EventState] = field(default_factory=dict)
     letters: Sequence[DeadLetter] = ()
 
-    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
-        outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[AppendResult]:
+        outcome: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
         self.appends.append(outcome)
         self.callers.append(callers)
         full = self.room_events is None or len(self.stored) + len(events) > self.room_events
@@ -85,7 +89,7 @@ class ScriptedOutbox:
             return outcome
         self.stored.extend(events)
         if not self.waits:
-            outcome.set_result(self.duplicates)
+            outcome.set_result(AppendResult(self.duplicates, self.durability))
         return outcome
 
     def room(self) -> bool:
@@ -191,7 +195,7 @@ class Served:
         self.outbox: Any = outbox or ScriptedOutbox()
         self.settings = Http(**{"listen": "127.0.0.1:0", "allowed_origins": allowed_origins, **settings})
         reader = new_reader(self.clock, self.settings.max_event_bytes)
-        ingest = HttpIngest(reader, self.outbox, self.settings, lambda: "full", self.metrics)
+        ingest = HttpIngest(reader, self.outbox, self.settings, self.metrics)
         guard = HostGuard(self.settings.allowed_hosts, self.settings.allowed_origins)
         self.parsed_heads = 0
         """Heads that were not found in the cache."""

@@ -15,6 +15,7 @@ from uuid import UUID
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
 from relay.outbox import (
+    AppendResult,
     Claimed,
     ClaimPart,
     Dead,
@@ -61,7 +62,7 @@ class MemoryOutbox:
         self._metrics = metrics or Metrics()
         self._conflicts = Conflicts(clock, self._metrics)
         self._time: OutboxTime | None = None
-        self._pending_calls: list[tuple[Sequence[Event], asyncio.Future[int]]] = []
+        self._pending_calls: list[tuple[Sequence[Event], asyncio.Future[AppendResult]]] = []
         self._in_flight: dict[int, list[int]] = {}
         self._omitted: dict[int, Mapping[int, Dead | None]] = {}
         """By queue id, for queues with events in flight, see ClaimPart."""
@@ -109,8 +110,8 @@ class MemoryOutbox:
         unsettled = [[part for _, part in sorted(requests[request])] for request in sorted(requests)]
         holder.granted(RestoredState(queues, unsettled))
 
-    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
-        result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[AppendResult]:
+        result: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
         new_bytes = sum(len(event.body) + ROW_BYTES for event in events)
         waiting_calls = sum(len(event.body) + ROW_BYTES for waiting, _ in self._pending_calls for event in waiting)
         excess = self.disk.size_bytes() + waiting_calls + new_bytes - self._settings.max_size_bytes
@@ -119,7 +120,7 @@ class MemoryOutbox:
             result.set_exception(OutboxUnavailable("the outbox is closed"))
         elif known:
             self._report_conflicts(events)
-            result.set_result(len(events))
+            result.set_result(AppendResult(len(events), self.durability))
         elif excess > 0 and (self._settings.when_full == "reject" or new_bytes > self._settings.max_size_bytes):
             result.set_exception(OutboxFull("the outbox is full (outbox.max_size)"))
         elif self._over_share(new_bytes - excess, {event.device_key for event in events}):
@@ -357,7 +358,7 @@ class MemoryOutbox:
             self._report_conflicts(repeated)
             self.disk.count(accepted=len(fresh), pending=len(fresh))
             if not result.done():
-                result.set_result(len(events) - len(fresh))
+                result.set_result(AppendResult(len(events) - len(fresh), self.durability))
             self._report_all({event.device_key for event in fresh})
         self.disk.forget_ids(self._settings.dedupe_window)
 

@@ -34,7 +34,7 @@ from relay.ingest.udp.outcomes import Outcomes
 from relay.ingest.udp.read_batch import ReadBatch
 from relay.ingest.udp.sockets import DATAGRAMS_PER_READ, UdpSockets
 from relay.ingest.udp.state import FULL, STOPPED, WATCHING, Coalescing, Full, Paused, UdpInput, UdpState, next_state
-from relay.outbox import DeviceRejected, Outbox, OutboxError, OutboxFull
+from relay.outbox import AppendResult, DeviceRejected, Outbox, OutboxError, OutboxFull
 from relay.runtime.clock import Clock
 from relay.runtime.listening import open_sockets
 from relay.runtime.metrics import Metrics
@@ -226,13 +226,13 @@ class UdpIngest:
             appended.set_exception(bug)
         appended.add_done_callback(partial(self._appended, batch))
 
-    def _appended(self, batch: ReadBatch, outcome: asyncio.Future[int]) -> None:
+    def _appended(self, batch: ReadBatch, outcome: asyncio.Future[AppendResult]) -> None:
         """Handle the outcome of one append."""
         self._uncommitted -= len(batch.events)
         error = OutboxError("the append was cancelled") if outcome.cancelled() else outcome.exception()
         try:
             if error is None:
-                self._outcomes.stored(batch, outcome.result())
+                self._outcomes.stored(batch, outcome.result().duplicates)
             elif isinstance(error, OutboxFull) and len(batch.senders) > 1:
                 for each in batch.per_datagram():
                     self._append_counted(each)

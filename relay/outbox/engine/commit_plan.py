@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from relay.event.reader import DeviceKey, Event
-from relay.outbox import TooManyDevices
+from relay.outbox import AppendResult, TooManyDevices
 from relay.outbox.engine.checksum import checksums
 from relay.outbox.engine.commands import AddQueues, Command, InsertEvents
 from relay.outbox.engine.conflicts import Conflict
@@ -60,7 +60,7 @@ class Append:
     def __init__(
         self,
         events: Sequence[Event],
-        result: asyncio.Future[int],
+        result: asyncio.Future[AppendResult],
         callers: int,
         cost_bytes: Callable[[Sequence[int]], int],
     ) -> None:
@@ -208,8 +208,9 @@ class Draft:
             state.append(queue_ids, sizes, ids, self._checks, at_ms)
         for (op, _), result in zip(self._after, after, strict=True):
             _set_result(op.result, op.apply(state, result))
+        durability = state.limits.settings.durability
         for append in self.appends:
-            _set_result(append.result, append.duplicates)
+            _set_result(append.result, AppendResult(append.duplicates, durability))
 
     def fail(self, error: Exception) -> None:
         """Fail all calls of a failed commit. Whether their events are on disk is unknown."""

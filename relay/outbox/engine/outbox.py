@@ -13,6 +13,7 @@ from contextlib import suppress
 from relay.config import OutboxSettings
 from relay.event.reader import Event
 from relay.outbox import (
+    AppendResult,
     Claimed,
     ClaimPart,
     DeadLetter,
@@ -89,15 +90,15 @@ class OutboxEngine:
 
     # -- ingest --------------------------------------------------------------------------------------
 
-    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
-        result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[AppendResult]:
+        result: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
         append = Append(events, result, callers, self._owner.storage.cost_bytes)
         rejection, state = self._owner.rejection(append.memory_bytes, append.cost_bytes, events), self._owner.state
         are_known = state is not None and all(event.event_id in state.dedupe_window.known for event in events)
         if state is not None and are_known and (rejection is None or isinstance(rejection, OutboxFull)):
             conflicts = [conflict for event in events if (conflict := state.conflict_of(event)) is not None]
             self._owner.conflicts.report(conflicts)
-            result.set_result(len(events))
+            result.set_result(AppendResult(len(events), self.durability))
         elif rejection is not None:
             result.set_exception(rejection)
         else:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 
 from relay.event.reader import DeviceKey, Event
-from relay.outbox import OutboxError, OutboxLost, OutboxUnavailable, Selection
+from relay.outbox import AppendResult, OutboxError, OutboxLost, OutboxUnavailable, Selection
 from relay.outbox.engine.checksum import checksums
 from relay.outbox.engine.commit_delay import Bell
 from relay.outbox.engine.conflicts import Conflict, Conflicts
@@ -39,7 +39,7 @@ _ANNOUNCE_AGAIN_MS = 12 * 3_600_000
 class WaitingAppend:
     """A call of `append`, and the future for its result."""
 
-    def __init__(self, events: Sequence[Event], result: asyncio.Future[int], since_ms: int) -> None:
+    def __init__(self, events: Sequence[Event], result: asyncio.Future[AppendResult], since_ms: int) -> None:
         self.events = events
         self.result = result
         self.since_ms = since_ms
@@ -153,7 +153,7 @@ class Appending:
         for append, count in zip(appends, duplicates, strict=True):
             self.cost_bytes -= append.cost_bytes
             if not append.result.done():
-                append.result.set_result(count)
+                append.result.set_result(AppendResult(count, self._state.durability))
 
     def _fail(self, appends: Sequence[WaitingAppend], error: OutboxError) -> None:
         for append in appends:

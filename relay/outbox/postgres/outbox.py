@@ -9,6 +9,7 @@ from contextlib import suppress
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
 from relay.outbox import (
+    AppendResult,
     Claimed,
     ClaimPart,
     DeadLetter,
@@ -154,8 +155,8 @@ class SharedOutbox:
 
     # -- ingest --------------------------------------------------------------------------------------
 
-    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
-        result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[AppendResult]:
+        result: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
         append = WaitingAppend(events, result, self._clock.monotonic_ms())
         rejection = self._rejection(append.cost_bytes, {event.device_key for event in events})
         if rejection is None and self._parts is not None:
@@ -165,7 +166,7 @@ class SharedOutbox:
         is_known = parts is not None and isinstance(rejection, OutboxFull | None) and self._knows(parts, events)
         if parts is not None and is_known and not parts.state.foreign(event.event_id for event in events):
             parts.conflicts.report([found for event in events if (found := parts.state.conflict_of(event)) is not None])
-            result.set_result(len(events))
+            result.set_result(AppendResult(len(events), parts.state.durability))
         elif parts is None or (rejection is not None and not is_known):
             result.set_exception(rejection or OutboxUnavailable("the outbox is closed"))
         else:

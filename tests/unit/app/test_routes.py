@@ -36,7 +36,7 @@ class Listeners:
             EventDefaults(**values), 4096, clock.new_event_id, lambda: "", allowed_tenants=allowed
         )
         outbox: Any = ScriptedOutbox()
-        self.http = HttpIngest(self._reader(**defaults), outbox, settings.http, lambda: "normal", Metrics())
+        self.http = HttpIngest(self._reader(**defaults), outbox, settings.http, Metrics())
         self.routes = Routes(settings, self.http, Operations().ops)
         self.listeners = self.routes.listeners(Metrics(), clock, PassedSockets())
 

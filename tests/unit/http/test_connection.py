@@ -32,6 +32,7 @@ from tests.support.event_loop import turns
 from tests.support.ingest_harness import (
     BODY,
     PATIENCE_S,
+    STORED,
     Client,
     HandClock,
     ScriptedOutbox,
@@ -85,10 +86,10 @@ async def test_a_cached_head_and_its_body_may_arrive_separately_and_pipelined_da
         client.send(whole)
         await turns(20)
         assert len(served.outbox.appends) == 4
-        served.outbox.appends[3].set_result(0)
+        served.outbox.appends[3].set_result(STORED)
         assert (await client.response()).status == 202
         await until(lambda: len(served.outbox.appends) == 5)
-        served.outbox.appends[4].set_result(0)
+        served.outbox.appends[4].set_result(STORED)
         assert (await client.response()).status == 202
         assert served.parsed_heads == 1
 
@@ -226,7 +227,7 @@ async def aiohttps(requests: list[bytes], last: bytes) -> tuple[list[bytes], lis
     """Return the statuses from aiohttp's own server with the same handlers, and the stored events."""
     outbox = ScriptedOutbox()
     settings = Http(max_body_bytes=MAX_BODY_BYTES)
-    ingest = HttpIngest(new_reader(HandClock()), outbox, settings, lambda: "full", Metrics())  # type: ignore[arg-type]
+    ingest = HttpIngest(new_reader(HandClock()), outbox, settings, Metrics())  # type: ignore[arg-type]
 
     async def serve(incoming: web.BaseRequest) -> web.Response:
         if incoming.host.startswith("evil"):
@@ -329,7 +330,7 @@ async def test_the_timeout_excludes_the_time_of_the_outbox() -> None:
         client.send(post()[:-1])
         await turns(20)
         served.pass_time(TIMEOUT_MS * 9)
-        served.outbox.appends[1].set_result(0)
+        served.outbox.appends[1].set_result(STORED)
         assert (await client.response()).status == 202
         served.pass_time(TIMEOUT_MS - 1)
         assert served.rejected("timeout") == 0
@@ -393,7 +394,7 @@ async def test_a_client_that_disconnects_before_the_commit_loses_no_event() -> N
         await until(lambda: len(served.outbox.appends) == 2)
         client.reset()
         await until(lambda: served.count("connections") == 0)
-        served.outbox.appends[1].set_result(0)
+        served.outbox.appends[1].set_result(STORED)
         await until(lambda: served.count("events_accepted_total", transport="http") == 2)
 
 
@@ -404,7 +405,7 @@ async def test_a_client_that_finished_sending_gets_its_response() -> None:
         client.send(post())
         client.writer.write_eof()
         await until(lambda: len(served.outbox.appends) == 2)
-        served.outbox.appends[1].set_result(0)
+        served.outbox.appends[1].set_result(STORED)
         assert (await client.response()).status == 202
         assert await client.rest() == b""
 
@@ -423,7 +424,7 @@ async def test_a_client_that_finished_sending_gets_responses_to_complete_request
         client.writer.write_eof()
         await turns(20)
         served.outbox.waits = False
-        served.outbox.appends[1].set_result(0)
+        served.outbox.appends[1].set_result(STORED)
         assert (await client.rest()).count(b" 202 ") == 1 + behind.count(BODY)
 
 
@@ -434,12 +435,12 @@ async def test_a_connection_that_waits_for_a_commit_is_not_idle() -> None:
         client.send(post())
         await until(lambda: len(served.outbox.appends) == 2)
         served.pass_time(KEEPALIVE_MS)
-        served.outbox.appends[1].set_result(0)
+        served.outbox.appends[1].set_result(STORED)
         assert (await client.response()).status == 202
         served.pass_time(KEEPALIVE_MS - 1)
         client.send(post())
         await until(lambda: len(served.outbox.appends) == 3)
-        served.outbox.appends[2].set_result(0)
+        served.outbox.appends[2].set_result(STORED)
         assert (await client.response()).status == 202
         served.pass_time(KEEPALIVE_MS)
         assert await client.rest() == b""
@@ -454,7 +455,7 @@ async def test_a_stop_waits_for_the_response() -> None:
         stopping = asyncio.ensure_future(served.listener.stop(within_ms=20_000))
         await turns(20)
         assert not stopping.done()
-        served.outbox.appends[1].set_result(0)
+        served.outbox.appends[1].set_result(STORED)
         assert (await client.response()).status == 202
         assert await client.rest() == b""
         await stopping
@@ -490,7 +491,7 @@ async def test_the_representation_names_the_state() -> None:
         assert "handling" in repr(connection)
         assert f"{len(post()) - 1} bytes pipelined" in repr(connection)
         served.outbox.waits = False
-        served.outbox.appends[0].set_result(0)
+        served.outbox.appends[0].set_result(STORED)
         assert (await client.response()).status == 202
         await until(lambda: "receiving" in repr(connection))
         client.send(post()[-1:])

@@ -20,7 +20,7 @@ from relay.outbox import OutboxUnavailable
 from relay.runtime.address import ListenError
 
 from tests.support.event_loop import turns
-from tests.support.ingest_harness import BODY, Client, Served, post, request, until
+from tests.support.ingest_harness import BODY, STORED, Client, Served, post, request, until
 
 TIMEOUT_MS = 10_000
 
@@ -337,7 +337,7 @@ async def test_a_client_that_disconnects_before_the_commit_loses_no_event(quiet:
         await until(lambda: bool(served.outbox.appends))
         client.reset()
         await until(lambda: served.count("connections") == 0)
-        served.outbox.appends[0].set_result(0)
+        served.outbox.appends[0].set_result(STORED)
         await until(lambda: served.count("events_accepted_total", transport="http") == 1)
         assert quiet == []
 
@@ -439,12 +439,12 @@ async def test_the_timeout_excludes_the_time_of_the_outbox() -> None:
         client.send(post() + post()[:-1])
         await until(lambda: bool(served.outbox.appends))
         served.pass_time(TIMEOUT_MS * 5)
-        served.outbox.appends[0].set_result(0)
+        served.outbox.appends[0].set_result(STORED)
         assert (await client.response()).status == 202
         served.pass_time(TIMEOUT_MS - 1)
         client.send(post()[-1:])
         await until(lambda: len(served.outbox.appends) == 2)
-        served.outbox.appends[1].set_result(0)
+        served.outbox.appends[1].set_result(STORED)
         assert (await client.response()).status == 202
         assert served.rejected("timeout") == 0
 
@@ -529,7 +529,7 @@ async def test_if_no_connection_is_idle_the_new_one_receives_503_and_is_counted(
         assert await rejected.rest() == b""
         assert served.count("connections_rejected_total") == 1
         served.outbox.waits = False
-        served.outbox.appends[0].set_result(0)
+        served.outbox.appends[0].set_result(STORED)
         half.send(post()[-1:])
         assert [(await client.response()).status for client in (half, whole)] == [202, 202]
 
@@ -695,7 +695,7 @@ async def test_a_stop_finishes_complete_requests_and_closes_other_connections() 
         with pytest.raises(ConnectionRefusedError):
             await served.connect()
         assert not stopping.done()
-        served.outbox.appends[0].set_result(0)
+        served.outbox.appends[0].set_result(STORED)
         assert (await whole.response()).status == 202
         assert await whole.rest() == b""
         await stopping

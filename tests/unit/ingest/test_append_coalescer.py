@@ -7,11 +7,11 @@ import asyncio
 import pytest
 from relay.event.reader import Event
 from relay.ingest.append_coalescer import AppendCoalescer
-from relay.outbox import OutboxFull, OutboxUnavailable
+from relay.outbox import AppendResult, OutboxFull, OutboxUnavailable
 from relay.runtime.event_feed import EventFeed
 
 from tests.support.event_loop import turns
-from tests.support.ingest_harness import ScriptedOutbox
+from tests.support.ingest_harness import STORED, ScriptedOutbox
 
 
 def events(first: int, count: int = 1) -> list[Event]:
@@ -22,7 +22,7 @@ class Outcomes:
     """The outcome for each caller, by the number of its first event, and the counted events."""
 
     def __init__(self, outbox: ScriptedOutbox) -> None:
-        self.errors: dict[int, BaseException | None] = {}
+        self.results: dict[int, AppendResult | BaseException] = {}
         self.received = 0
         self.stored: list[tuple[int, int]] = []
         self.feed = EventFeed()
@@ -34,7 +34,7 @@ class Outcomes:
         )
 
     def append(self, first: int, count: int = 1) -> None:
-        self._coalescer.append(events(first, count), lambda error: self.errors.update({first: error}))
+        self._coalescer.append(events(first, count), lambda result: self.results.update({first: result}))
 
     def _count_received(self, count: int) -> None:
         self.received += count
@@ -48,7 +48,7 @@ async def test_the_appends_of_a_turn_are_coalesced_in_order_of_arrival() -> None
     await turns(5)
     assert len(outbox.appends) == 1
     assert outbox.stored == events(1, 5)
-    assert outcomes.errors == {1: None, 2: None, 5: None}
+    assert outcomes.results == dict.fromkeys((1, 2, 5), AppendResult(1, "full"))
     assert (outcomes.received, outcomes.stored) == (5, [(5, 1)])
     outcomes.append(6)
     await turns(5)
@@ -60,10 +60,10 @@ async def test_no_callback_is_called_before_the_outcome_of_the_append() -> None:
     outcomes = Outcomes(outbox)
     outcomes.append(1)
     await turns(5)
-    assert outcomes.errors == {}
-    outbox.appends[0].set_result(0)
+    assert outcomes.results == {}
+    outbox.appends[0].set_result(STORED)
     await turns(5)
-    assert outcomes.errors == {1: None}
+    assert outcomes.results == {1: STORED}
 
 
 async def test_events_that_fit_are_stored_when_the_outbox_has_no_room_for_all() -> None:
@@ -73,7 +73,7 @@ async def test_events_that_fit_are_stored_when_the_outbox_has_no_room_for_all() 
     for first, count in ((1, 3), (4, 2), (6, 1)):
         outcomes.append(first, count)
     await turns(5)
-    assert outcomes.errors == {1: None, 4: full, 6: None}
+    assert outcomes.results == {1: STORED, 4: full, 6: STORED}
     assert outbox.stored == events(1, 3) + events(6)
     assert (outcomes.received, outcomes.stored) == (6, [(3, 0), (1, 0)])
 
@@ -85,25 +85,25 @@ async def test_another_failure_applies_to_all_callers_without_a_retry(error: Exc
     outcomes.append(1)
     outcomes.append(2)
     await turns(5)
-    assert outcomes.errors == {1: error, 2: error}
+    assert outcomes.results == {1: error, 2: error}
     assert len(outbox.appends) == 1
 
 
 async def test_an_exception_in_one_callback_affects_no_other() -> None:
     outbox = ScriptedOutbox()
-    errors: list[BaseException | None] = []
+    results: list[AppendResult | BaseException] = []
     bugs: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context["exception"]))
     gather = AppendCoalescer(outbox, lambda count: None, lambda count, duplicates: None, EventFeed())
     bug = ZeroDivisionError("a bug")
 
-    def fail(_: BaseException | None) -> None:
+    def fail(_: AppendResult | BaseException) -> None:
         raise bug
 
     gather.append(events(1), fail)
-    gather.append(events(2), errors.append)
+    gather.append(events(2), results.append)
     await turns(5)
-    assert errors == [None]
+    assert results == [STORED]
     assert bugs == [bug]
 
 

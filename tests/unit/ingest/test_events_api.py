@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
+from typing import get_args
 from uuid import UUID
 
 import pytest
 from relay.ingest.events_api import MAX_EVENT_IDS
-from relay.outbox import DeadLetter, OutboxFull, OutboxUnavailable
+from relay.outbox import DeadLetter, Durability, OutboxFull, OutboxUnavailable
 
 from tests.support import framework_table
 from tests.support.event_loop import turns
-from tests.support.ingest_harness import BODY, EVENT, EVENT_ID, Served, gzipped, post, request
+from tests.support.ingest_harness import BODY, EVENT, EVENT_ID, STORED, Served, gzipped, post, request
 
 OTHER_ID = "550e8400-e29b-41d4-a716-446655440001"
 TWO = [EVENT, {**EVENT, "event_id": OTHER_ID}]
@@ -99,6 +100,13 @@ async def test_a_key_and_other_headers_of_the_app_are_ignored() -> None:
         assert b"CANARY" not in served.outbox.stored[0].body
 
 
+@pytest.mark.parametrize("durability", get_args(Durability))
+async def test_the_response_has_the_durability_of_the_commit(durability: Durability) -> None:
+    async with Served() as served:
+        served.outbox.durability = durability
+        assert (await served.post(BODY)).headers["relay-durability"] == durability
+
+
 async def test_generated_ids_are_in_the_response() -> None:
     with_id, without_id = EVENT, {name: value for name, value in EVENT.items() if name != "event_id"}
     async with Served() as served:
@@ -131,7 +139,7 @@ async def test_no_response_is_sent_before_the_commit() -> None:
             await asyncio.sleep(0)
         await turns(20)
         assert not response.done()
-        served.outbox.appends[0].set_result(0)
+        served.outbox.appends[0].set_result(STORED)
         assert (await response).status == 202
 
 

@@ -63,7 +63,7 @@ class Ingest:
         self.outbox = outbox or ScriptedOutbox()
         self.metrics = Metrics()
         self.reader = ScriptedReader()
-        self.http = HttpIngest(self.reader, self.outbox, Http(), lambda: "full", self.metrics)
+        self.http = HttpIngest(self.reader, self.outbox, Http(), self.metrics)
         self.responses: dict[int, Response | Exception] = {}
         """By the number of the request, in the order of the answers."""
         self.bugs: list[object] = []

@@ -78,7 +78,7 @@ class Stage:
         self.outbox = ScriptedOutbox(states={bytes.fromhex(EVENT_ID.replace("-", "")): "pending"})
         clock = HandClock()
         reader = Reader(EventDefaults(), MAX_EVENT_BYTES, clock.new_event_id, lambda: "2026-01-01T00:00:00.000Z")
-        self.http = HttpIngest(reader, self.outbox, Http(), lambda: "full", Metrics())  # type: ignore[arg-type]
+        self.http = HttpIngest(reader, self.outbox, Http(), Metrics())  # type: ignore[arg-type]
         makers = {
             static_files.CLIENT_PATH: static_files.client,
             static_files.DESCRIPTION_PATH: lambda: static_files.description(describe(VALUES, BOTH)),

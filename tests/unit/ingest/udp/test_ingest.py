@@ -21,7 +21,7 @@ from relay.http.guard import Networks
 from relay.ingest.udp.datagrams import MAX_INFLATED_BYTES
 from relay.ingest.udp.ingest import UdpIngest
 from relay.ingest.udp.responses import stored_response
-from relay.outbox import OutboxFull, OutboxUnavailable
+from relay.outbox import AppendResult, OutboxFull, OutboxUnavailable
 from relay.runtime.address import ListenError
 from relay.runtime.metrics import Metrics
 
@@ -31,6 +31,7 @@ from tests.support.ingest_harness import (
     EVENT,
     EVENT_ID,
     PATIENCE_S,
+    STORED,
     HandClock,
     ScriptedOutbox,
     free_udp_socket,
@@ -327,7 +328,7 @@ async def test_reading_stops_at_the_limit_of_uncommitted_events(monkeypatch: pyt
         while settled < len(hearing.outbox.appends) or hearing.accepted() < 300:
             for outcome in hearing.outbox.appends[settled:]:
                 settled += 1
-                outcome.set_result(0)
+                outcome.set_result(STORED)
             await asyncio.sleep(0)
         assert stored_numbers(hearing.outbox) == list(range(300))
 
@@ -342,7 +343,7 @@ async def test_no_step_runs_at_the_limit_of_uncommitted_events(monkeypatch: pyte
         hearing.send(*[many] * 10)
         await until(lambda: len(hearing.outbox.stored) >= 1_000)
         for outcome in hearing.outbox.appends[:20]:
-            outcome.set_result(0)
+            outcome.set_result(STORED)
             await turns(100)
         assert len(hearing.outbox.stored) < 2_000
 
@@ -593,7 +594,7 @@ class Failing(ScriptedOutbox):
         self.fail("room")
         return super().room()
 
-    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[int]:
+    def append(self, events: Sequence[Event], *, callers: int = 1) -> asyncio.Future[AppendResult]:
         self.fail("append")
         return super().append(events, callers=callers)
 
@@ -755,7 +756,7 @@ async def test_a_response_lists_the_stored_events_after_the_commit() -> None:
         await until(lambda: bool(hearing.outbox.appends))
         with pytest.raises(BlockingIOError):
             hearing.sender.recv(1)
-        hearing.outbox.appends[0].set_result(0)
+        hearing.outbox.appends[0].set_result(STORED)
         assert json.loads(await hearing.ack()) == {"stored": [EVENT_ID], "count": 1}
 
 
@@ -901,7 +902,7 @@ async def test_the_end_of_an_append_wakes_a_full_listener(monkeypatch: pytest.Mo
         hearing.send(event(0), large(1))
         await until(lambda: bool(hearing.outbox.appends))
         assert "Full()" in repr(hearing.udp)
-        hearing.outbox.appends[0].set_result(0)
+        hearing.outbox.appends[0].set_result(STORED)
         await until(lambda: len(hearing.outbox.appends) == 2)
         assert stored_numbers(hearing.outbox) == [0, 1]
-        hearing.outbox.appends[1].set_result(0)
+        hearing.outbox.appends[1].set_result(STORED)

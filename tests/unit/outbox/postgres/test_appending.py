@@ -63,7 +63,7 @@ async def box() -> AsyncIterator[LossyBox]:
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_an_append_is_stored_once(box: LossyBox, when: str) -> None:
     box.database.loses = when
-    assert await box.outbox.append([event(1), event(2)]) == 0
+    assert (await box.outbox.append([event(1), event(2)])).duplicates == 0
     await box.outbox.append([event(3)])
     await box.seen()
     assert len(await box.deliver_all()) == 3
@@ -81,7 +81,7 @@ async def test_an_append_is_not_acknowledged_if_its_commit_is_not_replicated(box
     box.database.durability = "replicated"
     while not box.outbox.gauges().writable:
         await asyncio.sleep(0.01)
-    assert await box.outbox.append([event(1)]) == 1
+    assert (await box.outbox.append([event(1)])).duplicates == 1
     assert box.on_disk().accepted == 1
 
 
@@ -113,6 +113,18 @@ async def test_a_repeated_event_is_not_acknowledged_if_its_commit_is_not_replica
     for append in (first, repeat):
         with pytest.raises(OutboxUnavailable, match="require_replicated"):
             await append
+
+
+async def test_the_result_has_the_durability_of_its_commit(box: LossyBox) -> None:
+    """The answer to a poll that was sent before the commit arrives before the caller sees the result."""
+    box.database.durability = "replicated"
+    append = box.outbox.append([event(1)])
+    while not append.done():
+        await asyncio.sleep(0)
+    state = box.outbox._parts.state
+    state.see(state.view._replace(durability="full"), state.letter_changes)
+    assert box.outbox.durability == "full"
+    assert (await append).durability == "replicated"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pytest
-from relay.outbox import ClaimPart, Dead, Ledger, OutboxError, OutboxFull, OutboxUnavailable, Selection
+from relay.outbox import AppendResult, ClaimPart, Dead, Ledger, OutboxError, OutboxFull, OutboxUnavailable, Selection
 from relay.outbox.engine.queue_index import Index
 from relay.outbox.sqlite import connection, store
 
@@ -375,7 +375,7 @@ async def test_calls_complete_while_the_disk_fails_repeatedly(box: SqliteBox, mo
         if number == 20:
             monkeypatch.setattr(connection, "commit", commit)
         results = await asyncio.gather(box.outbox.append(events([number])), return_exceptions=True)
-        if results == [0]:
+        if results == [AppendResult(0, "full")]:
             stored.append(number)
         await asyncio.sleep(0.02)
     assert await again(lambda: box.append([100])) == 0
