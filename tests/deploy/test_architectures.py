@@ -28,7 +28,7 @@ COMPILED = {"armv7l": {"msgspec"}}
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("machine", TAGS)
 def test_every_dependency_has_a_wheel_or_is_compiled(machine: str, tmp_path: Path) -> None:
-    [python] = re.findall(r"^ARG PYTHON=python:([0-9.]+)-slim$", DOCKERFILE, re.MULTILINE)
+    [python] = re.findall(r"^ARG PYTHON=python:([0-9.]+)-slim(?:@sha256:[0-9a-f]+)?$", DOCKERFILE, re.MULTILINE)
     wanted = {name: block for name, block in locked(machine).items() if name not in COMPILED.get(machine, ())}
     (tmp_path / "wheels.lock").write_text("\n".join(wanted.values()))
     platforms = [f"--platform={tag}" for tag in TAGS[machine]]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.debian import bootstrap, inside, needs_debootstrap
+from tests.deploy.debian import bootstrap, inside, needs_mmdebstrap
 
 ROOT = Path(__file__).parents[2]
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -64,7 +64,7 @@ def test_an_environment_without_pip_is_created_again(tmp_path: Path) -> None:
     assert (tmp_path / ".venv/bin/pip").exists()
 
 
-@needs_debootstrap
+@needs_mmdebstrap
 @pytest.mark.skipif("RELAY_NIGHTLY" not in os.environ, reason="a bare Debian takes minutes: set RELAY_NIGHTLY=1")
 @pytest.mark.timeout(1200)
 def test_a_bare_debian_runs_the_demo_after_one_hint(tmp_path: Path) -> None:

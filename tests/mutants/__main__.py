@@ -20,7 +20,8 @@ from tests.mutants.mutant import Mutant
 ROOT = Path(__file__).parents[2]
 JOBS = os.cpu_count() or 2
 PATIENCE_S = 300
-_LEFT_OUT = ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist")
+# All hidden files except .dockerignore.
+_LEFT_OUT = ignore_patterns(".[!d]*", "*.egg-info", "__pycache__", "build", "dist")
 
 
 def build(mutant: Mutant | None, directory: Path) -> Path:

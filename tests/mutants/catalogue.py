@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from tests.mutants import guarded, network, paced, passed, shared, stored
+from tests.mutants import guarded, image, network, paced, passed, shared, stored
 
-MUTANTS = (*stored.MUTANTS, *paced.MUTANTS, *guarded.MUTANTS, *network.MUTANTS, *passed.MUTANTS, *shared.MUTANTS)
+MUTANTS = (
+    *stored.MUTANTS,
+    *paced.MUTANTS,
+    *guarded.MUTANTS,
+    *network.MUTANTS,
+    *passed.MUTANTS,
+    *shared.MUTANTS,
+    *image.MUTANTS,
+)
