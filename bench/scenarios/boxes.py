@@ -9,15 +9,14 @@ from pathlib import Path
 
 from bench.report import Row, at_most
 from bench.scenarios.slow import NO_COMPILER, slow_disk
-from bench.setup import NO_LIMITS, Bench, fill
+from bench.setup import NO_LIMITS, Bench
 
 _PERIOD_US, _QUOTA_US = 100_000, 25_000
 _SPARSE_DEVICES, _SPARSE_PER_S = 10_000, 10_000 / 60
-_QUEUES = 100_000
 
 
 def many_devices(bench: Bench) -> Iterator[Row]:
-    """Measure devices with one event per minute, each sent alone, and the longest step with many device queues."""
+    """Measure devices with one event per minute, each sent as soon as possible."""
     seconds = bench.size(30, 120)
     with (
         bench.upstream(validate=False) as upstream,
@@ -36,17 +35,6 @@ def many_devices(bench: Bench) -> Iterator[Row]:
     note = f"{requests:,} requests upstream; the accept, its commit and the idle work included"
     what = f"{_SPARSE_DEVICES:,} devices, one event per minute each: CPU per request"
     yield Row(what, cpu_us / max(1, requests), "µs", at_most(150), note=note)
-    with (
-        bench.upstream(validate=False) as upstream,
-        bench.relay(
-            upstream__url=upstream.url, batch__linger="1s", outbox__max_devices=str(2 * _QUEUES), **NO_LIMITS
-        ) as relay,
-    ):
-        fill(relay, _QUEUES, _QUEUES)
-        relay.request("POST", "/flush")
-        relay.until_pending(0, within_s=600)  # one request for each device
-        longest_ms = relay.metric("event_loop_longest_step_seconds") * 1000
-    yield Row(f"{_QUEUES:,} device queues, filled and drained: longest step", longest_ms, "ms", at_most(50))
 
 
 def box(bench: Bench) -> Iterator[Row]:
