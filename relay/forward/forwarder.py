@@ -172,7 +172,7 @@ class Forwarder(QueueHolder):
         unforgotten: list[int] = []
         while True:
             await asyncio.sleep(_MAINTENANCE_S)
-            remembered = self._outbox.gauges().max_devices // _REMEMBERED_PART
+            remembered = (now := self._outbox.gauges()).max_devices // (_REMEMBERED_PART * max(1, len(now.replicas)))
             for _ in range(1 + self._schedule.idle_queues() // (_FORGET_SHARE * _FORGET_AT_ONCE)):
                 unforgotten += self._schedule.forget_idle(self._clock.monotonic_ms(), _FORGET_AT_ONCE, remembered)
                 unforgotten = await self._forget(unforgotten)

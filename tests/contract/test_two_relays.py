@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from relay.config import OutboxSettings
-from relay.outbox import ClaimPart, Ledger, OutboxLost, OutboxUnavailable, Selection
+from relay.outbox import ClaimPart, Ledger, OutboxFull, OutboxLost, OutboxUnavailable, Selection, TooManyDevices
 from relay.outbox.postgres.database import GROUPS, Beat
 from relay.runtime.clock import SystemClock
 
@@ -269,3 +270,48 @@ async def test_the_state_of_an_event_that_both_stored_is_that_of_the_copy_that_i
     assert await holder_of(pair, TV).deliver(10) == bodies(range(5))
     for box in pair:
         assert {await box.outbox.find(event_id(number)) for number in range(5)} == {"delivered"}
+
+
+def limit(pair: tuple[Any, Any], **limits: Any) -> None:
+    for box in pair:
+        box.outbox.configure(replace(box.settings, **limits))
+
+
+async def test_both_count_all_events_against_the_size_of_the_outbox(pair: tuple[Any, Any]) -> None:
+    """Also those that the holder has not published yet."""
+    limit(pair, max_size_bytes=100_000)
+    await pair[0].outbox.append([event(0)])
+    holder, rest = await split(pair)
+    number = 0
+    while rest.outbox.room():
+        number += 1
+        with suppress(OutboxFull):
+            await rest.outbox.append([event(number, TV, 1_000)])
+            await until(lambda: not rest.outbox._parts.state.commits.unseen)
+    stored = rest.on_disk().pending
+    assert 40 < stored <= 100_000 // 1_000
+    await until(lambda: not holder.outbox.room())
+    await everything_is_reported(pair)
+    assert await holder.deliver(stored) == [event(0).body, *bodies(range(1, stored), TV, 1_000)]
+    await until(lambda: rest.outbox.room() and holder.outbox.room())
+
+
+async def test_both_count_all_devices_against_the_largest_number(pair: tuple[Any, Any]) -> None:
+    limit(pair, max_devices=12)
+    stored = []
+    for at, key in enumerate(DEVICES):
+        with suppress(TooManyDevices):
+            await pair[at % 2].outbox.append([event(at, key)])
+            stored.append(key)
+    for box in pair:
+        await until(lambda box=box: sum(len(each.outbox._parts.state.queues) for each in pair) == len(stored))
+        state = box.outbox._parts.state
+        await until(lambda state=state: len(state.queues) + state.others.devices() == len(stored))
+    assert 12 <= len(stored) <= 18  # Two relays may accept devices that the other one has not published.
+    for box in pair:
+        for key in DEVICES:
+            if key in stored:
+                await box.outbox.append([event(900 + DEVICES.index(key), key)])
+            else:
+                with pytest.raises(TooManyDevices):
+                    await box.outbox.append([event(900 + DEVICES.index(key), key)])

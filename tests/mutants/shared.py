@@ -320,4 +320,16 @@ MUTANTS = (
         f"{TWO_RELAYS}::test_an_event_that_another_relay_dropped_can_be_stored_again",
         (f"{SHARED}/outbox.py", "and not parts.state.foreign(event.event_id for event in events):", "and events:"),
     ),
+    mutant(
+        "size of the outbox without events that another relay will send",
+        "G9",
+        f"{TWO_RELAYS}::test_both_count_all_events_against_the_size_of_the_outbox",
+        (f"{SHARED}/others.py", "            self._rows.append((len(sizes), sum(sizes)))\n", "            pass\n"),
+    ),
+    mutant(
+        "devices of the other relays not counted",
+        "G9",
+        f"{TWO_RELAYS}::test_both_count_all_devices_against_the_largest_number",
+        (f"{SHARED}/state.py", "if further and self.others.devices() + len", "if further and len"),
+    ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import astuple, dataclass, field
 from typing import NamedTuple
@@ -44,6 +44,7 @@ class ReplicaRow:
     beat: int = 0
     events: int = 0
     body_bytes: int = 0
+    devices: int = 0
     is_fenced: bool = False
     append_number: int = 0
     move_number: int = 0
@@ -271,6 +272,11 @@ class MemoryDatabase:
             if seq in marks or seq <= queues[queue_id].cursors.get(replica, 0)
         ]
 
+    async def remembered(self, queue_ids: Sequence[int]) -> Collection[int]:
+        await self._turn()
+        queues = self.store.queues
+        return {queue_id for queue_id in queue_ids if queue_id in queues and not queues[queue_id].is_forgotten}
+
     async def queues(self, queue_ids: Sequence[int]) -> Mapping[int, tuple[DeviceKey, Mapping[int, int]]]:
         await self._turn()
         return {
@@ -280,11 +286,11 @@ class MemoryDatabase:
     async def beat(self, replica: int, beat: d.Beat) -> d.View:
         await self._turn()
         store, row = self.store, self._check(replica)
-        row.beat, row.events, row.body_bytes = row.beat + 1, beat.events, beat.body_bytes
+        row.beat, row.events, row.body_bytes, row.devices = row.beat + 1, *beat[2:]
         if beat.anchor is not None:
             store.anchor, store.boot_from_ms = beat.anchor, beat.boot_from_ms
         live = [
-            d.LiveReplica(number, row.name, row.beat, row.events, row.body_bytes)
+            d.LiveReplica(number, row.name, row.beat, row.events, row.body_bytes, row.devices)
             for number, row in store.replicas.items()
             if not row.is_fenced
         ]

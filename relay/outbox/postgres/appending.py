@@ -134,7 +134,7 @@ class Appending:
                 return
             if foreign := self._state.foreign(event.event_id for append in appends for event in append.events):
                 self._state.commits.mark(await self._database.outcomes(foreign))  # A dropped event is stored again.
-            self._reject_devices(appends)
+            await self._reject_devices(appends)
             fresh, duplicates = self._fresh(appends)
             if fresh:
                 began_ms = self._clock.monotonic_ms()
@@ -161,9 +161,14 @@ class Appending:
             if not append.result.done():
                 append.result.set_exception(error)
 
-    def _reject_devices(self, appends: list[WaitingAppend]) -> None:
+    async def _reject_devices(self, appends: list[WaitingAppend]) -> None:
         """Reject and remove appends of more devices than outbox.max_devices."""
-        errors = self._state.beyond_max_devices([self.new_keys(append.events) for append in appends])
+        keys = [self.new_keys(append.events) for append in appends]
+        new = self._state.elsewhere(queue_id_of(key) for each in keys for key in each)
+        devices = len(self._state.queues) + self._state.others.devices()
+        if new and devices + len(new) > self._state.settings.max_devices:
+            new.difference_update(await self._database.remembered([*new]))
+        errors = self._state.beyond_max_devices(keys, new)
         for at, error in reversed(errors.items()):
             self._fail([appends.pop(at)], error)
 
@@ -232,6 +237,7 @@ class Appending:
         if len(self._announced) > self._state.settings.max_devices:
             self._announced.clear()
         self._announced.update((queue_id, now) for queue_id, _ in append.new_queues)
+        self._state.others.announced(len(self._state.elsewhere(queue_id for queue_id, _ in append.new_queues)))
         return rows
 
     async def _outcome(self, number: int, error: OutboxUnavailable) -> CommitRow:

@@ -10,7 +10,7 @@ Rules for every transaction that changes events:
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from typing import Literal, NamedTuple, Protocol
 
@@ -230,6 +230,7 @@ class Beat(NamedTuple):
     events: int
     """Pending events of the queue groups that the replica holds."""
     body_bytes: int
+    devices: int = 0
 
 
 class LiveReplica(NamedTuple):
@@ -238,6 +239,7 @@ class LiveReplica(NamedTuple):
     beat: int
     events: int
     body_bytes: int
+    devices: int
 
 
 class AppendTotals(NamedTuple):
@@ -296,6 +298,9 @@ class SharedDatabase(Protocol):
 
     async def outcomes(self, events: Sequence[tuple[int, int, int]]) -> Sequence[Mark]:
         """Return a mark for each of the events (seq, queue id, appending replica) that is done."""
+
+    async def remembered(self, queue_ids: Sequence[int]) -> Collection[int]:
+        """Return those of the device queues that exist and are not forgotten."""
 
     async def queues(self, queue_ids: Sequence[int]) -> Mapping[int, tuple[DeviceKey, Mapping[int, int]]]:
         """Return the device and the cursors of device queues."""

@@ -68,6 +68,8 @@ _RING = (
     "ALTER TABLE meta ADD migrated int NOT NULL DEFAULT 2",
 )
 
-MIGRATIONS = (_FIRST, _RING)
+_DEVICES = ("ALTER TABLE replicas ADD devices bigint NOT NULL DEFAULT 0", "UPDATE meta SET migrated = 3")
+
+MIGRATIONS = (_FIRST, _RING, _DEVICES)
 MIGRATED = "SELECT coalesce((to_jsonb(meta) ->> 'migrated')::int, 1) FROM meta"
 """The number of executed migrations of existing tables."""

@@ -6,7 +6,7 @@ Four connections: one for appends, one for forward transactions, one for the cle
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from typing import Any
@@ -105,7 +105,7 @@ class PostgresServer:
                 raise OutboxUnusable("the database was created by a newer relay: start that version")
             (done,) = await row(connection, schema.MIGRATED)
             if done < len(schema.MIGRATIONS):
-                await connection.execute(b"LOCK TABLE meta")
+                await connection.execute(b"LOCK TABLE replicas, meta")  # In the order of a beat.
                 (done,) = await row(connection, schema.MIGRATED)
         for migration in schema.MIGRATIONS[done:]:
             for statement in migration:
@@ -190,6 +190,12 @@ class PostgresServer:
 
         return await self._append.run(work)
 
+    async def remembered(self, queue_ids: Sequence[int]) -> Collection[int]:
+        async def work(connection: Connection) -> Collection[int]:
+            return {queue_id for (queue_id,) in await rows(connection, sql.REMEMBERED, (list(queue_ids),))}
+
+        return await self._append.run(work)
+
     async def queues(self, queue_ids: Sequence[int]) -> Mapping[int, tuple[DeviceKey, Mapping[int, int]]]:
         async def work(connection: Connection) -> Mapping[int, tuple[DeviceKey, Mapping[int, int]]]:
             found = await rows(connection, sql.QUEUES, (list(queue_ids),))
@@ -201,7 +207,7 @@ class PostgresServer:
         async def work(connection: Connection) -> View:
             async with connection.transaction():
                 await check_fence(connection, sql.FENCE, replica, "forward")
-                await connection.execute(sql.BEAT, (beat.events, beat.body_bytes, replica))
+                await connection.execute(sql.BEAT, (beat.events, beat.body_bytes, beat.devices, replica))
                 if beat.anchor is not None:
                     await connection.execute(sql.SAVE_TIME, (*beat.anchor, beat.boot_from_ms))
             view, self._segment = await _view(connection, replica)
@@ -341,11 +347,11 @@ def _commit_row(columns: Sequence[Any]) -> CommitRow:
 async def _view(connection: Connection, replica_of_view: int) -> tuple[View, int]:
     """Return what a replica knows of the others, and the present segment."""
     replicas, appended, moved = [], {}, {}
-    for replica, name, beat, events, body_bytes, fenced, accepted, requeued, *totals in await rows(
+    for replica, name, beat, events, body_bytes, devices, fenced, accepted, requeued, *totals in await rows(
         connection, sql.VIEW
     ):
         if not fenced:
-            replicas.append(LiveReplica(replica, name, beat, events, body_bytes))
+            replicas.append(LiveReplica(replica, name, beat, events, body_bytes, devices))
         appended[replica], moved[replica] = AppendTotals(accepted, requeued), ForwardTotals(*totals)
     holders = dict(await rows(connection, sql.HOLDERS))
     letters = Letters(*(await row(connection, sql.LETTER_TOTALS)))

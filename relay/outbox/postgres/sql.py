@@ -94,14 +94,15 @@ ORDER BY id {order} LIMIT %(limit)s"""
 LETTERS = _LETTERS.format(after="id > %(after)s", order="")
 NEWEST_LETTERS = _LETTERS.format(after="(id < %(after)s OR %(after)s = 0)", order="DESC")
 
-BEAT = "UPDATE replicas SET beat = beat + 1, events = %s, body_bytes = %s WHERE replica = %s"
+BEAT = "UPDATE replicas SET beat = beat + 1, events = %s, body_bytes = %s, devices = %s WHERE replica = %s"
 SAVE_TIME = "UPDATE meta SET outbox_ms = %s, monotonic_ms = %s, wall_ms = %s, boot_id = %s, boot_from_ms = %s"
 VERSION = "SELECT version FROM meta"
 TIME = "SELECT outbox_ms, monotonic_ms, wall_ms, boot_id, boot_from_ms, segment FROM meta"
 STATE = f"SELECT coalesce(outbox_ms, 0), {DURABILITY}, segment FROM meta"  # noqa: S608
 VIEW = """
-SELECT r.replica, r.name, r.beat, r.events, r.body_bytes, f.fenced, coalesce(c.accepted, 0), coalesce(c.requeued, 0),
-       coalesce(m.delivered, 0), coalesce(m.dead_lettered, 0), coalesce(m.dropped, 0), coalesce(m.duplicates, 0)
+SELECT r.replica, r.name, r.beat, r.events, r.body_bytes, r.devices, f.fenced,
+       coalesce(c.accepted, 0), coalesce(c.requeued, 0), coalesce(m.delivered, 0),
+       coalesce(m.dead_lettered, 0), coalesce(m.dropped, 0), coalesce(m.duplicates, 0)
 FROM replicas r JOIN fences f ON f.replica = r.replica AND f.role = 'forward'
 LEFT JOIN LATERAL (SELECT accepted, requeued FROM commits WHERE replica = r.replica ORDER BY id DESC LIMIT 1) c ON true
 LEFT JOIN LATERAL (SELECT * FROM moves WHERE replica = r.replica ORDER BY n DESC LIMIT 1) m ON true"""
@@ -141,6 +142,7 @@ FROM unnest(%s::bigint[], %s::bigint[], %s::text[]) e(seq, queue_id, replica)
 LEFT JOIN marks m ON m.seq = e.seq LEFT JOIN device_queues q ON q.queue_id = e.queue_id
 WHERE m.seq IS NOT NULL OR e.seq <= (q.cursors ->> e.replica)::bigint"""
 QUEUES = "SELECT queue_id, tenant_id, platform, device_id, cursors FROM device_queues WHERE queue_id = ANY(%s)"
+REMEMBERED = "SELECT queue_id FROM device_queues WHERE queue_id = ANY(%s) AND NOT forgotten"
 KEPT_COMMITS = "SELECT id FROM commits WHERE id < %s"
 
 SEGMENT = f"""

@@ -6,7 +6,7 @@ Rule: the state changes after a transaction that was committed, or after a poll.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from relay.config import OutboxSettings
 from relay.event.reader import DeviceKey, Event
@@ -42,6 +42,7 @@ from relay.outbox.postgres.database import (
     group_of,
     queue_id_of,
 )
+from relay.outbox.postgres.others import Others
 from relay.outbox.postgres.queues import Held, HeldQueue
 from relay.runtime.clock import Clock
 
@@ -79,6 +80,7 @@ class ReplicaState:
         """Ids of queues whose changes have not been reported to the holder."""
         self.owed: dict[int, int] = {}
         """By queue id: the number of requests of earlier holders that may still reach the upstream."""
+        self.others = Others()
         self._ended: set[tuple[int, int]] = set()
         self.duplicates: list[Mark] = []
         """Discovered copies of events that another replica stored at the same time."""
@@ -132,11 +134,8 @@ class ReplicaState:
         return events, self._held.body_bytes + sum(sum(row.sizes) for row in unseen)
 
     def used_bytes(self) -> int:
-        """Return the size of all stored events and dead letters, those of other replicas as they last published it."""
-        events, body_bytes = self.held()
-        for other in self.view.replicas:
-            if other.replica != self.replica:
-                events, body_bytes = events + other.events, body_bytes + other.body_bytes
+        """Return the size of all stored events and dead letters, at least as much as other replicas last published."""
+        events, body_bytes = map(sum, zip(self.held(), self.others.totals(), strict=True))
         return body_bytes + self.letters.body_bytes + (events + self.letters.number) * ROW_BYTES
 
     def oldest_age_ms(self) -> int:
@@ -152,20 +151,28 @@ class ReplicaState:
     def remove_letters(self, count: int, body_bytes: int) -> None:
         self.count_letters(Letters(self.letters.number - count, self.letters.body_bytes - body_bytes))
 
-    def beyond_max_devices(self, appends: Sequence[Iterable[DeviceKey]]) -> dict[int, TooManyDevices]:
-        """Return the errors of appends with too many further devices of the held groups, by index."""
-        max_devices = self.settings.max_devices
-        commits = self.commits.unseen.values()
+    def elsewhere(self, queue_ids: Iterable[int]) -> set[int]:
+        """Return the device queues that other replicas hold."""
+        return {queue_id for queue_id in queue_ids if group_of(queue_id) not in self.groups}
+
+    def beyond_max_devices(
+        self, appends: Sequence[Iterable[DeviceKey]], new_elsewhere: Collection[int] = ()
+    ) -> dict[int, TooManyDevices]:
+        """Return by index the errors of appends with too many further devices, of held groups or in `new_elsewhere`."""
+        max_devices, commits = self.settings.max_devices, self.commits.unseen.values()
         unseen = {queue_id for row in commits for queue_id in row.queue_ids if queue_id not in self.queues}
+        unseen -= self.elsewhere(unseen)
         errors: dict[int, TooManyDevices] = {}
         for at, keys in enumerate(appends):
             ids = {queue_id_of(key): key for key in keys}
             further = {
                 queue_id: key
                 for queue_id, key in ids.items()
-                if queue_id not in self.queues and queue_id not in unseen and group_of(queue_id) in self.groups
+                if queue_id not in self.queues
+                and queue_id not in unseen
+                and (group_of(queue_id) in self.groups or queue_id in new_elsewhere)
             }
-            if further and len(self.queues) + len(unseen) + len(further) > max_devices:
+            if further and self.others.devices() + len(self.queues) + len(unseen) + len(further) > max_devices:
                 errors[at] = TooManyDevices(min(further.values()), max_devices)
             else:
                 unseen |= further.keys()
@@ -201,6 +208,8 @@ class ReplicaState:
                 replica: max(totals, polled.get(replica, AppendTotals())) for replica, totals in view.appended.items()
             }
         )
+        others = [each for each in view.replicas if each.replica != self.replica]
+        self.others.see(others, self.ledger().pending - self.held()[0])
         if view.outbox_ms > self.now_ms():
             clock = self._clock
             now = Anchor(view.outbox_ms, clock.monotonic_ms(), clock.wall_ms(), clock.boot_id)
@@ -258,6 +267,8 @@ class ReplicaState:
             for at, (queue_id, size) in enumerate(zip(row.queue_ids, row.sizes, strict=True)):
                 if group_of(queue_id) in self.groups:
                     self._discover(row, row.seq(at), queue_id, size)
+            sizes = zip(row.queue_ids, row.sizes, strict=True)
+            self.others.add([size for queue_id, size in sizes if group_of(queue_id) not in self.groups])
 
     def _count(self, row: CommitRow) -> None:
         if row.replica != self.replica:

@@ -142,7 +142,9 @@ class DatabaseWatch:
         state = self._state
         sent_at, letter_changes = self._clock.monotonic_ms(), state.letter_changes
         anchor = state.anchor() if 0 in state.groups or not state.view.holders else None
-        view = await self._database.beat(state.replica, Beat(anchor, state.boot_from_ms, *state.held()))
+        view = await self._database.beat(
+            state.replica, Beat(anchor, state.boot_from_ms, *state.held(), len(state.queues))
+        )
         self.lease.renew(sent_at)
         state.see(view, letter_changes)
         self._beats += 1
