@@ -205,8 +205,8 @@ class HttpIngest:
 
     def _body_error(self, error: InflateError, coding: str) -> str:
         if error == "too_large":
-            limit = f"http.max_body, which is {self._max_body_bytes} bytes"
-            return f"the body is larger than {limit}: send fewer events at once"
+            wrong = f"the body is larger than http.max_body, which is {self._max_body_bytes} bytes"
+            return f"{wrong}: send fewer events at once"
         if coding:
             wrong = f"the body is truncated or corrupt, or not {coding} as Content-Encoding says"
             return f"{wrong}: compress it again, or send it plain"
