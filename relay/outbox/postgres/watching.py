@@ -204,3 +204,6 @@ class DatabaseWatch:
         state.report()
         if state.holder is not None:
             state.holder.granted(restored)
+        if grant.groups:  # The next beat no longer counts their events as those of other replicas.
+            self._is_beat_due = True
+            self.ring()
