@@ -105,6 +105,8 @@ async def test_an_upgrade_and_the_way_back_under_load(
             await here.fleet.until(stored=60)
         async with asyncio.timeout(PATIENCE_S):
             for relay in here.relays.values():
+                # It learns of the latest commits of the others with its next poll.
+                await relay.until(lambda status: status["ledger"]["accepted"] >= len(here.fleet.stored))
                 status = await all_settled(relay, sandbox, here.fleet, repeats=0)
                 assert status["ledger"]["accepted"] == len(sandbox.record.delivered())
     with psycopg.connect(url) as database:
