@@ -79,13 +79,7 @@ _OutcomeReading = Generator[None, None, _Outcome]
 class HttpIngest:
     """The handler of /v1/events for one configuration."""
 
-    def __init__(
-        self,
-        reader: Reader,
-        outbox: Outbox,
-        settings: Http,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, reader: Reader, outbox: Outbox, settings: Http, metrics: Metrics) -> None:
         self.reader = reader
         """A reload of the configuration may replace the reader."""
         self._outbox = outbox

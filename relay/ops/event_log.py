@@ -27,7 +27,7 @@ PERIOD_S = 5.0
 READ_AT_ONCE = 1_000
 MAX_LINES = 200
 MAX_TYPES = 200
-MESSAGE_CHARS = 500
+_MESSAGE_CHARS = 500
 _FIELD_CHARS = 100
 _LETTERS_AT_ONCE = 100
 _ALL = Selection(all=True)
@@ -151,7 +151,7 @@ def cut(change: EventChange) -> dict[str, Any]:
     """Return the fields of a line, with a limited length."""
     fields = change._asdict()
     return {
-        name: value[: MESSAGE_CHARS if name == "message" else _FIELD_CHARS] if isinstance(value, str) else value
+        name: value[: _MESSAGE_CHARS if name == "message" else _FIELD_CHARS] if isinstance(value, str) else value
         for name, value in fields.items()
     }
 

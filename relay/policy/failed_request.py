@@ -89,12 +89,12 @@ def failed(request: CompletedRequest, verdict: FailedVerdict) -> Judgement:
 
 def _is_proven(request: CompletedRequest, over_ms: int) -> bool:
     """Return whether the first event fails because of its content: others were delivered between its failures."""
-    alone, evidence = request.queues[0][0].diagnosis.alone, request.endpoint.evidence
-    if alone is None or not request.queues[0][0].diagnosis.is_poisoned(over_ms, request.now):
+    diagnosis, evidence = request.queues[0][0].diagnosis, request.endpoint.evidence
+    if diagnosis.alone is None or not diagnosis.is_poisoned(over_ms, request.now):
         return False
-    if alone.contrast == "shown":
+    if diagnosis.alone.contrast == "shown":
         return not evidence.often_fails(request.now - _BROWNOUT_MS)
-    return evidence.mostly_succeeds(alone.since)
+    return evidence.mostly_succeeds(diagnosis.alone.since)
 
 
 def _needs_contrast(request: CompletedRequest) -> bool:

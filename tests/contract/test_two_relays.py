@@ -16,7 +16,7 @@ from relay.runtime.clock import SystemClock
 
 from tests.contract.boxes import REFUSED, TV, SharedBox, bodies, close, event, event_id, events
 
-NO_BEAT = Beat(None, 0, 0, 0)
+NO_BEAT = Beat(None, 0, 0, 0, 0)
 DEVICES = [(1, "tv", f"tv-{number}") for number in range(24)]
 
 

@@ -90,11 +90,20 @@ def test_a_change_of_the_network_ends_the_backoff() -> None:
     assert after[0] == until
 
 
-@pytest.mark.parametrize("site", range(size(3, 30)))
-def test_flushes_in_a_loop_probe_a_failing_endpoint_once_a_second_and_the_last_one_counts(site: int) -> None:
-    """Before the third device fails, the endpoint is not at fault, and each failing device is tried once a second.
+LONG_BACKOFF = replace(LIMITS, retry_initial_ms=HOUR_MS, retry_max_ms=HOUR_MS)
+"""Each further attempt is due to a flush, whatever the phases of the devices are."""
 
-    The backoff is long, so that each attempt is due to a flush."""
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(light_devices(20)),
+        *(Plan(light_devices(20), 20 * MINUTE_MS, LONG_BACKOFF, site=f"{site}-") for site in range(size(3, 30))),
+    ],
+    ids=lambda plan: plan.site or "backoff",
+)
+def test_flushes_in_a_loop_probe_a_failing_endpoint_once_a_second_and_the_last_one_counts(plan: Plan) -> None:
+    """Before the third device fails, the endpoint is not at fault, and each failing device is tried once a second."""
     since, until = 10 * MINUTE_MS, 11 * MINUTE_MS
 
     def flush(world: World) -> None:
@@ -102,9 +111,7 @@ def test_flushes_in_a_loop_probe_a_failing_endpoint_once_a_second_and_the_last_o
         world.relay.forwarder.flush()
 
     acts = [(at, flush) for at in range(since + 1_000, until + 50, 50)]
-    limits = replace(LIMITS, retry_initial_ms=HOUR_MS, retry_max_ms=HOUR_MS)
-    faults = [Fault("503", since, until)]
-    world = simulate(Plan(light_devices(20), 20 * MINUTE_MS, limits, faults=faults, acts=acts, site=f"{site}-"))
+    world = simulate(replace(plan, faults=[Fault("503", since, until)], acts=acts))
 
     tried = [request for request in world.upstream.sent if since <= request.sent_at < until]
     at_by_device = {device: [one.sent_at for one in tried if one.events[0].device == device] for device in range(20)}

@@ -230,7 +230,8 @@ class Beat(NamedTuple):
     events: int
     """Pending events of the queue groups that the replica holds."""
     body_bytes: int
-    devices: int = 0
+    devices: int
+    """Device queues that the replica remembers."""
 
 
 class LiveReplica(NamedTuple):
