@@ -203,7 +203,7 @@ class HttpIngest:
             return f"{wrong}: send fewer events at once"
         if coding:
             wrong = f"the body is truncated or corrupt, or not {coding} as Content-Encoding says"
-            return f"{wrong}: compress it again, or send it plain"
+            return f"{wrong}: compress it again, or send it uncompressed"
         return "the body is truncated or corrupt"
 
     def _find(self, event_id: str) -> BodyHandler | Response:

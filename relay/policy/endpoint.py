@@ -135,7 +135,7 @@ class Endpoint:
     def _is_proven(self, request_slots: int, everything: RequestSlots, *, is_only: bool) -> bool:
         """Return whether no request hangs, or the endpoint had a success since then and does not fall silent.
 
-        It is silent if many requests hang since its latest success, or if one ended that hung.
+        It falls silent if many of its requests hang after its latest success, or if one hung until it timed out.
         """
         own_since, success_at = self.slots.hanging_since, self.evidence.success_at
         since = everything.hanging_since if own_since is None else own_since

@@ -5,8 +5,8 @@ Requests that hang must not delay others:
 - A request without progress for 5 s is stalled: it needs a connection, but no request slot. Long before, it is overdue
   (`patience` says when): it occupies its request slot, and shows that requests hang.
 - A device queue is in doubt after a failure, and if its request was in flight at a crash. An endpoint is in doubt while
-  it fails, or its requests hang or hung to their end, and none succeeds. Their requests are trials. Together with the
-  overdue requests they leave half of the request slots to others.
+  it fails, and while its requests hang, or hung until they timed out, and none succeeds. Their requests are trials.
+  Together with the overdue requests they leave half of the request slots to others.
 - While requests hang, a device queue or an endpoint without a success since then is unproven. So is an endpoint before
   its first response, if it is not the only one. Their requests are trials, too, but leave only a quarter of the request
   slots to others. So a device that was served since then finds a free request slot, unless its endpoint is in doubt.

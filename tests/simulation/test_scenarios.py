@@ -91,7 +91,7 @@ def test_a_change_of_the_network_ends_the_backoff() -> None:
 
 
 LONG_BACKOFF = replace(LIMITS, retry_initial_ms=HOUR_MS, retry_max_ms=HOUR_MS)
-"""Each further attempt is due to a flush, whatever the phases of the devices are."""
+"""Each further attempt is due to a flush, at any phases of the devices."""
 
 
 @pytest.mark.parametrize(

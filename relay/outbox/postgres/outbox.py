@@ -305,7 +305,7 @@ class SharedOutbox:
             return None
         state = self._parts.state
         while (foreign := state.foreign([event_id])) and (marks := await self._database.outcomes(foreign)):
-            state.commits.mark(marks)  # The copy of an event that is not sent is followed to the one that is.
+            state.commits.mark(marks)  # If this copy of the event is not sent, the next turn finds the one that is.
         return state.state_of(event_id)
 
     # -- dead letters --------------------------------------------------------------------------------
